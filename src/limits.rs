@@ -1,0 +1,1 @@
+//! Every bound and default, in one place.
