@@ -6,14 +6,4 @@
 //! ARCHITECTURE.md has the map and the rules about which module may use which.
 #![deny(unsafe_code)]
 
-pub mod control;
-pub mod exec;
 pub mod limits;
-pub mod lmtp;
-pub mod mail;
-pub mod maildir;
-pub mod observe;
-pub mod ring;
-pub mod serve;
-pub mod sys;
-pub mod users;
