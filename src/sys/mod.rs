@@ -1,0 +1,12 @@
+//! The few system calls that are neither the ring's nor a file's: accounts, CPUs, limits, signals, mappings.
+//!
+//! With `ring` the only place where unsafe code may live; each file says why it needs any.
+#![allow(unsafe_code)] // The one fence: unsafe lives in `ring` and `sys`, nowhere else.
+
+pub mod account;
+pub mod cpu;
+pub mod credentials;
+pub mod handed;
+pub mod limit;
+pub mod mmap;
+pub mod signal;
