@@ -7,4 +7,5 @@
 #![deny(unsafe_code)]
 
 pub mod limits;
+pub mod mail;
 pub mod sys;
