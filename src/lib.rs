@@ -7,5 +7,6 @@
 #![deny(unsafe_code)]
 
 pub mod limits;
+pub mod lmtp;
 pub mod mail;
 pub mod sys;
