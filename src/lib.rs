@@ -10,3 +10,4 @@ pub mod limits;
 pub mod lmtp;
 pub mod mail;
 pub mod sys;
+pub mod users;

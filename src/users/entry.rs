@@ -1,0 +1,132 @@
+//! A user on his way into a table.
+//!
+//! Owns what every source of users must deliver, and the rules for it. Promises that an entry which passes
+//! [`Entry::check`] can be stored and delivered to. Never knows where it came from.
+#![forbid(unsafe_code)]
+
+use super::key::ADDRESS_BYTES_MAX;
+use super::path::{self, PathFault};
+use super::template;
+use std::fmt;
+
+/// What one user of a source was parsed into.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Entry {
+    /// The line of the source he stands on, counted from 1, for messages.
+    pub line: u64,
+    /// The full address, or a local part alone.
+    pub address: String,
+    /// The home, an absolute path; may only be missing if `mail` is absolute.
+    pub home: Option<String>,
+    /// The Maildir, absolute or relative to the home.
+    pub mail: String,
+    /// The owner of his files; `None`: the server's own user.
+    pub uid: Option<u32>,
+    /// The group of his files; `None`: the server's own group.
+    pub gid: Option<u32>,
+    /// The most octets of mail; `None` and 0: unlimited.
+    pub quota_bytes: Option<u64>,
+    /// The most messages; `None` and 0: unlimited.
+    pub quota_messages: Option<u64>,
+}
+
+/// Why an entry cannot become a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryFault {
+    /// The address is empty or has an empty local part or domain.
+    AddressPart,
+    /// The address has a control character.
+    AddressControl,
+    /// The address is longer than [`ADDRESS_BYTES_MAX`].
+    AddressLong,
+    /// The home is no good.
+    Home(PathFault),
+    /// The mail location is no good.
+    Mail(PathFault),
+    /// The mail location is relative, and there is no home.
+    NoHome,
+    /// The owner is root, or the number that means "nobody in particular" to the kernel.
+    Uid(u32),
+    /// The same for the group.
+    Gid(u32),
+}
+
+impl EntryFault {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::AddressPart => "write local-part@domain, or a local part alone",
+            Self::AddressControl => "remove it",
+            Self::AddressLong => "no mail can be addressed to it; remove the line",
+            Self::Home(_) => "give the absolute path of a directory, without \".\" or \"..\"",
+            Self::Mail(_) => "give a path without \".\" or \"..\", absolute or relative to the home",
+            Self::NoHome => "give a home, or an absolute mail location",
+            Self::Uid(_) | Self::Gid(_) => {
+                "give the user who owns the mail, or leave the field empty for the server's own"
+            }
+        }
+    }
+}
+
+impl fmt::Display for EntryFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddressPart => f.write_str("the address has an empty part"),
+            Self::AddressControl => f.write_str("the address has a control character"),
+            Self::AddressLong => {
+                write!(f, "the address is longer than {ADDRESS_BYTES_MAX} octets")
+            }
+            Self::Home(fault) | Self::Mail(fault) => fault.fmt(f),
+            Self::NoHome => f.write_str("there is no home for a relative mail location"),
+            Self::Uid(0) => f.write_str("the uid is 0, and mail is never delivered as root"),
+            Self::Gid(0) => f.write_str("the gid is 0, and mail is never delivered as root"),
+            Self::Uid(id) => write!(f, "the uid {id} is reserved by the kernel"),
+            Self::Gid(id) => write!(f, "the gid {id} is reserved by the kernel"),
+        }
+    }
+}
+
+impl Entry {
+    /// Checks all that a record must fulfil.
+    ///
+    /// # Errors
+    /// The first rule that the entry breaks.
+    pub fn check(&self) -> Result<(), EntryFault> {
+        check_address(&self.address)?;
+        if let Some(home) = &self.home {
+            path::check_home(home).map_err(EntryFault::Home)?;
+        }
+        path::check_location(&self.mail).map_err(EntryFault::Mail)?;
+        if self.home.is_none() && !self.mail.starts_with('/') {
+            return Err(EntryFault::NoHome);
+        }
+        check_owner(self.uid, self.gid)
+    }
+}
+
+fn check_address(address: &str) -> Result<(), EntryFault> {
+    let (name, domain) = template::split(address);
+    if name.is_empty() || domain == Some("") {
+        return Err(EntryFault::AddressPart);
+    }
+    if address.chars().any(char::is_control) {
+        return Err(EntryFault::AddressControl);
+    }
+    if address.len() > ADDRESS_BYTES_MAX {
+        return Err(EntryFault::AddressLong);
+    }
+    Ok(())
+}
+
+fn check_owner(uid: Option<u32>, gid: Option<u32>) -> Result<(), EntryFault> {
+    match (uid, gid) {
+        (Some(id), _) if is_reserved(id) => Err(EntryFault::Uid(id)),
+        (_, Some(id)) if is_reserved(id) => Err(EntryFault::Gid(id)),
+        _ => Ok(()),
+    }
+}
+
+/// Root; and -1, which chown and setresuid take for "leave it as it is".
+pub(super) fn is_reserved(id: u32) -> bool {
+    id == 0 || id == u32::MAX
+}

@@ -1,0 +1,299 @@
+//! From a recipient's address to the key he is stored under.
+//!
+//! Owns folding, the cut of the detail, and the order in which keys are tried. Promises that writer and reader
+//! fold alike. Never parses address syntax: the caller hands over a local part without its quotes.
+#![forbid(unsafe_code)]
+
+use super::record::{Damage, User};
+use super::table::Table;
+use super::template::split;
+use std::borrow::Cow;
+use std::fmt;
+
+/// The longest key, in octets: 64 for the local part, the `@`, 255 for the domain (RFC 5321 section 4.5.3.1).
+/// RFC 6531 lets octets grow, but nobody who is longer is in the table, so he is simply not found.
+pub const ADDRESS_BYTES_MAX: usize = 320;
+
+/// What a table did to the local parts of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LocalPart {
+    /// They are in lower case, so case does not matter in look-ups.
+    #[default]
+    Folded,
+    /// They are as they were, and case matters (RFC 5321 section 2.4 allows it, hardly anybody wants it).
+    Kept,
+}
+
+/// How recipients are looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules {
+    recipient_delimiter: String,
+    local_domains: Vec<String>,
+}
+
+impl Rules {
+    /// Rules with these characters, each of which begins a detail, and these domains, in which the local part
+    /// alone is looked up as well.
+    pub fn new(recipient_delimiter: &str, local_domains: &[String]) -> Self {
+        Self {
+            recipient_delimiter: recipient_delimiter.to_owned(),
+            local_domains: local_domains.iter().map(|domain| lower(domain).into_owned()).collect(),
+        }
+    }
+
+    /// Cuts the detail off: at the first delimiter that is not the local part's first character.
+    pub fn split_detail<'a>(&self, local: &'a str) -> (&'a str, Option<&'a str>) {
+        let is_delimiter =
+            |&(at, character): &(usize, char)| at > 0 && self.recipient_delimiter.contains(character);
+        match local.char_indices().find(is_delimiter) {
+            Some((at, character)) => (&local[..at], Some(&local[at + character.len_utf8()..])),
+            None => (local, None),
+        }
+    }
+
+    /// The address without its detail, as replies name it, whether or not there is such a user.
+    pub fn base<'a>(&self, local: &'a str, domain: Option<&'a str>) -> Base<'a> {
+        Base { local: self.split_detail(local).0, domain }
+    }
+
+    fn is_local(&self, folded_domain: &[u8]) -> bool {
+        self.local_domains.iter().any(|local| local.as_bytes() == folded_domain)
+    }
+}
+
+/// A recipient who is in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found<'t, 'a> {
+    /// What the table says about him.
+    pub user: User<'t>,
+    /// What stood behind the delimiter; may be empty.
+    pub detail: Option<&'a str>,
+    /// The address with the detail cut off, in the recipient's own case.
+    pub base: Base<'a>,
+}
+
+/// An address without its detail; [`fmt::Display`] writes it as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base<'a> {
+    /// The local part, unquoted.
+    pub local: &'a str,
+    /// The domain, if the recipient had one.
+    pub domain: Option<&'a str>,
+}
+
+impl fmt::Display for Base<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.local)?;
+        match self.domain {
+            Some(domain) => write!(f, "@{domain}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Looks a recipient up: `local@domain` without its detail first; then, in a local domain or without any, the
+/// local part alone. Allocates only what [`Table::lookup`] does.
+///
+/// `local` has no quotes any more. `None`: there is no such user.
+///
+/// # Errors
+/// If the table cannot tell: answer "try again later".
+pub fn find<'t, 'a>(
+    table: &'t Table,
+    local: &'a str,
+    domain: Option<&'a str>,
+    rules: &Rules,
+) -> Result<Option<Found<'t, 'a>>, Damage> {
+    let (name, detail) = rules.split_detail(local);
+    let base = Base { local: name, domain };
+    let found = |user| Found { user, detail, base };
+
+    let mut key = Key::new();
+    if key.push_local(name, table.local_part()).is_none() {
+        return Ok(None);
+    }
+    let name_length = key.length;
+    let mut is_local = true;
+    if let Some(domain) = domain {
+        if key.push(b"@").and_then(|()| key.push_lower(domain)).is_none() {
+            return Ok(None);
+        }
+        if let Some(user) = table.lookup(key.as_bytes())? {
+            return Ok(Some(found(user)));
+        }
+        is_local = rules.is_local(&key.as_bytes()[name_length + 1..]);
+    }
+    // A quoted local part may hold an "@": alone it would pass for somebody else's full address.
+    if !is_local || name.contains('@') {
+        return Ok(None);
+    }
+    Ok(table.lookup(&key.as_bytes()[..name_length])?.map(found))
+}
+
+/// The key under which an address is stored.
+pub(super) fn fold(address: &str, local_part: LocalPart) -> Cow<'_, str> {
+    match (local_part, split(address)) {
+        (LocalPart::Folded, _) => lower(address),
+        (LocalPart::Kept, (_, None)) => Cow::Borrowed(address),
+        (LocalPart::Kept, (name, Some(domain))) => match lower(domain) {
+            Cow::Borrowed(_) => Cow::Borrowed(address),
+            Cow::Owned(domain) => Cow::Owned(format!("{name}@{domain}")),
+        },
+    }
+}
+
+/// Lower case, character by character: unlike [`str::to_lowercase`] it does not depend on the neighbours, so
+/// that a part folds alike alone and in an address.
+fn lower(text: &str) -> Cow<'_, str> {
+    let is_lower = |character: char| match character.is_ascii() {
+        true => !character.is_ascii_uppercase(),
+        false => character.to_lowercase().eq([character]),
+    };
+    if text.chars().all(is_lower) {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(text.chars().flat_map(char::to_lowercase).collect())
+    }
+}
+
+/// A key under construction, on the stack. Every push is `None` if there is no room.
+struct Key {
+    octets: [u8; ADDRESS_BYTES_MAX],
+    length: usize,
+}
+
+impl Key {
+    fn new() -> Self {
+        Self { octets: [0; ADDRESS_BYTES_MAX], length: 0 }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.octets[..self.length]
+    }
+
+    fn push(&mut self, octets: &[u8]) -> Option<()> {
+        let room = self.octets.get_mut(self.length..self.length + octets.len())?;
+        room.copy_from_slice(octets);
+        self.length += octets.len();
+        Some(())
+    }
+
+    fn push_local(&mut self, local: &str, local_part: LocalPart) -> Option<()> {
+        match local_part {
+            LocalPart::Folded => self.push_lower(local),
+            LocalPart::Kept => self.push(local.as_bytes()),
+        }
+    }
+
+    fn push_lower(&mut self, text: &str) -> Option<()> {
+        if text.is_ascii() {
+            let begin = self.length;
+            self.push(text.as_bytes())?;
+            self.octets[begin..self.length].make_ascii_lowercase();
+            return Some(());
+        }
+        for character in text.chars().flat_map(char::to_lowercase) {
+            self.push(character.encode_utf8(&mut [0; 4]).as_bytes())?;
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::users::build::{Options, write};
+    use crate::users::entry::Entry;
+    use std::path::Path;
+
+    fn table(addresses: &[&str], local_part: LocalPart) -> Table {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("table");
+        let entries: Vec<Entry> = addresses
+            .iter()
+            .map(|address| Entry {
+                address: (*address).to_owned(),
+                mail: "/srv/mail".to_owned(),
+                ..Entry::default()
+            })
+            .collect();
+        write(&path, Options::reproducible(local_part, [1; 16]), &entries).unwrap();
+        Table::from_bytes(Path::new("table"), &std::fs::read(path).unwrap()).unwrap()
+    }
+
+    fn rules() -> Rules {
+        Rules::new("+-", &["MX.example.org".to_owned()])
+    }
+
+    /// Who is found for an address, and his detail.
+    fn who<'a>(
+        table: &'a Table,
+        local: &'a str,
+        domain: Option<&'a str>,
+    ) -> Option<(&'a str, Option<&'a str>)> {
+        let found = find(table, local, domain, &rules()).unwrap()?;
+        Some((found.user.address, found.detail))
+    }
+
+    #[test]
+    fn case_does_not_matter_in_a_folded_table_and_matters_in_the_local_part_of_another() {
+        let folded = table(&["Alice@Example.ORG", "J\u{d6}RG@B\u{dc}CHER.example"], LocalPart::Folded);
+        assert_eq!(who(&folded, "aLICE", Some("exampLE.org")), Some(("alice@example.org", None)));
+        assert_eq!(
+            who(&folded, "j\u{f6}rg", Some("b\u{dc}cher.EXAMPLE")),
+            Some(("j\u{f6}rg@b\u{fc}cher.example", None))
+        );
+        let kept = table(&["Alice@Example.ORG", "Bob"], LocalPart::Kept);
+        assert_eq!(who(&kept, "Alice", Some("EXAMPLE.org")), Some(("Alice@example.org", None)));
+        assert_eq!(who(&kept, "alice", Some("example.org")), None);
+        assert_eq!(who(&kept, "Bob", None), Some(("Bob", None)));
+        assert_eq!(who(&kept, "bob", None), None);
+    }
+
+    #[test]
+    fn the_detail_is_cut_at_the_first_delimiter_but_never_at_the_begin() {
+        let table = table(&["alice@b", "+list@b"], LocalPart::Folded);
+        for (local, expected) in [
+            ("alice", Some(("alice@b", None))),
+            ("alice+x-y", Some(("alice@b", Some("x-y")))),
+            ("Alice-x+Y", Some(("alice@b", Some("x+Y")))),
+            ("alice+", Some(("alice@b", Some("")))),
+            ("+list", Some(("+list@b", None))),
+            ("+list+x", Some(("+list@b", Some("x")))),
+            ("alic", None),
+        ] {
+            assert_eq!(who(&table, local, Some("b")), expected, "{local}");
+        }
+        let found = find(&table, "Alice+x", Some("B"), &rules()).unwrap().unwrap();
+        assert_eq!(found.base.to_string(), "Alice@B");
+        let without = Rules::default();
+        assert!(find(&table, "alice+x", Some("b"), &without).unwrap().is_none());
+    }
+
+    #[test]
+    fn in_a_local_domain_the_local_part_alone_comes_after_the_full_address() {
+        let table = table(&["alice", "bob", "bob@mx.example.org"], LocalPart::Folded);
+        assert_eq!(who(&table, "alice+x", Some("mx.EXAMPLE.org")), Some(("alice", Some("x"))));
+        assert_eq!(who(&table, "alice", None), Some(("alice", None)));
+        assert_eq!(who(&table, "alice", Some("example.org")), None);
+        assert_eq!(who(&table, "bob", Some("mx.example.org")), Some(("bob@mx.example.org", None)));
+    }
+
+    #[test]
+    fn a_quoted_at_sign_does_not_make_a_local_part_somebody_elses_address() {
+        let table = table(&["alice@example.org"], LocalPart::Folded);
+        assert_eq!(who(&table, "alice@example.org", Some("mx.example.org")), None);
+        assert_eq!(who(&table, "alice@example.org", None), None);
+    }
+
+    #[test]
+    fn an_address_that_is_too_long_is_nobody() {
+        let longest = format!("{}@{}", "a".repeat(64), "b".repeat(255));
+        let table = table(&[&longest], LocalPart::Folded);
+        assert!(who(&table, &"A".repeat(64), Some(&"B".repeat(255))).is_some());
+        assert_eq!(who(&table, &"a".repeat(65), Some(&"b".repeat(255))), None);
+        assert_eq!(who(&table, &"a".repeat(400), None), None);
+        assert_eq!(who(&table, &"\u{130}".repeat(160), None), None);
+        assert_eq!(who(&table, "", None), None);
+    }
+}

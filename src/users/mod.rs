@@ -1,0 +1,27 @@
+//! Who gets mail, and where it goes: the user table.
+//!
+//! A table is one immutable file, built offline by `posthaste users build` ([`build`], from [`passwd_file`]),
+//! read through a mapping ([`table`]) and replaced only by rename. [`layout`] draws the file octet by octet;
+//! [`key`] is the way from a recipient's address to the key in the table.
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod command;
+mod draft;
+pub mod entry;
+pub mod header;
+pub mod key;
+pub mod layout;
+pub mod passwd_file;
+pub mod path;
+pub mod record;
+mod show;
+pub mod table;
+mod template;
+pub mod verify;
+
+pub use build::{BuildError, Builder, Options};
+pub use entry::Entry;
+pub use key::{Base, Found, LocalPart, Rules, find};
+pub use record::{Damage, User};
+pub use table::{Table, TableError};

@@ -1,0 +1,205 @@
+//! Paths that many users share, written once with `%u`, `%n` and `%d` in them.
+//!
+//! Owns finding, storing and expanding templates. Promises that a path which was turned into a template for an
+//! address expands to the same octets for it. Never decides what is a good path: [`super::path`] does.
+#![forbid(unsafe_code)]
+
+use super::layout::u16_at;
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// The most templates in a table: what the record's sixteen bits can name beside [`IN_RECORD`].
+pub(super) const TEMPLATES_MAX: usize = IN_RECORD as usize;
+/// Stands where a template's number would, if the text is in the record itself.
+pub(super) const IN_RECORD: u16 = 0xffff;
+
+/// The template of `path` for the user `address`: whole components that are the address, its domain or its
+/// local part become variables, the rest is kept.
+pub(super) fn of(path: &str, address: &str) -> String {
+    let (name, domain) = split(address);
+    let mut template = String::with_capacity(path.len());
+    for (n, component) in path.split('/').enumerate() {
+        if n > 0 {
+            template.push('/');
+        }
+        // An address without domain is its own local part, and "%n" is the way to say it.
+        match component {
+            "" => {}
+            whole if whole == address && domain.is_some() => template.push_str("%u"),
+            part if Some(part) == domain => template.push_str("%d"),
+            part if part == name => template.push_str("%n"),
+            other => template.push_str(&escape(other)),
+        }
+    }
+    template
+}
+
+/// Doubles the percent signs, so that expansion gives `text` again.
+pub(super) fn escape(text: &str) -> Cow<'_, str> {
+    if text.contains('%') { Cow::Owned(text.replace('%', "%%")) } else { Cow::Borrowed(text) }
+}
+
+/// The local part and domain of an address; the last `@` parts them.
+pub(super) fn split(address: &str) -> (&str, Option<&str>) {
+    match address.rsplit_once('@') {
+        Some((name, domain)) => (name, Some(domain)),
+        None => (address, None),
+    }
+}
+
+/// A template that was read from a table and is well formed.
+#[derive(Debug)]
+pub(super) struct Template {
+    text: Box<str>,
+    is_plain: bool,
+}
+
+impl Template {
+    /// `None` if a percent sign is followed by anything but `u`, `n`, `d` or another one.
+    fn parse(text: &str) -> Option<Self> {
+        let mut octets = text.bytes();
+        while let Some(octet) = octets.next() {
+            if octet == b'%' && !matches!(octets.next(), Some(b'u' | b'n' | b'd' | b'%')) {
+                return None;
+            }
+        }
+        Some(Self { text: text.into(), is_plain: !text.contains('%') })
+    }
+
+    /// The path for one user. Allocates only if there is a variable in it.
+    pub(super) fn expand(&self, address: &str) -> Cow<'_, str> {
+        if self.is_plain {
+            return Cow::Borrowed(&self.text);
+        }
+        let (name, domain) = split(address);
+        let mut path = String::with_capacity(self.text.len() + address.len());
+        let mut rest = &*self.text;
+        while let Some((before, after)) = rest.split_once('%') {
+            path.push_str(before);
+            match after.as_bytes().first() {
+                Some(b'u') => path.push_str(address),
+                Some(b'n') => path.push_str(name),
+                Some(b'd') => path.push_str(domain.unwrap_or_default()),
+                _ => path.push('%'),
+            }
+            rest = after.get(1..).unwrap_or_default();
+        }
+        path.push_str(rest);
+        Cow::Owned(path)
+    }
+}
+
+/// Reads the template section.
+///
+/// # Errors
+/// The number of the first template that is cut off, not UTF-8 or has an unknown variable; `count` if there is
+/// anything but zeroes behind the last one.
+pub(super) fn read_section(section: &[u8], count: u32) -> Result<Vec<Template>, u32> {
+    let mut templates = Vec::new();
+    let mut rest = section;
+    for number in 0..count {
+        let (template, after) = read_one(rest).ok_or(number)?;
+        templates.push(template);
+        rest = after;
+    }
+    if rest.iter().all(|octet| *octet == 0) { Ok(templates) } else { Err(count) }
+}
+
+fn read_one(section: &[u8]) -> Option<(Template, &[u8])> {
+    let length = usize::from(u16_at(section, 0)?);
+    let (text, rest) = section.get(2..)?.split_at_checked(length)?;
+    let template = Template::parse(str::from_utf8(text).ok()?)?;
+    Some((template, rest))
+}
+
+/// The templates of a table that is being built, numbered in the order of their first use.
+#[derive(Debug, Default)]
+pub(super) struct Dictionary {
+    numbers: HashMap<String, u16>,
+    section: Vec<u8>,
+}
+
+impl Dictionary {
+    /// The template's number; [`IN_RECORD`] if the dictionary is full and the text must go into the record.
+    pub(super) fn number(&mut self, template: String) -> u16 {
+        if let Some(number) = self.numbers.get(&template) {
+            return *number;
+        }
+        let next = u16::try_from(self.numbers.len()).unwrap_or(IN_RECORD);
+        let Ok(length) = u16::try_from(template.len()) else {
+            return IN_RECORD;
+        };
+        if next != IN_RECORD {
+            self.section.extend_from_slice(&length.to_le_bytes());
+            self.section.extend_from_slice(template.as_bytes());
+            self.numbers.insert(template, next);
+        }
+        next
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// The template section, without the zeroes at its end.
+    pub(super) fn section(&self) -> &[u8] {
+        &self.section
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn whole_components_become_variables_and_nothing_else_does() {
+        for (path, address, template) in [
+            ("/var/vmail/example.org/a", "a@example.org", "/var/vmail/%d/%n"),
+            ("/srv/a@b/Maildir", "a@b", "/srv/%u/Maildir"),
+            ("/home/alice", "alice", "/home/%n"),
+            ("/srv/100%/alices", "alice@b", "/srv/100%%/alices"),
+            ("Maildir", "alice@b", "Maildir"),
+        ] {
+            assert_eq!(of(path, address), template);
+        }
+    }
+
+    #[test]
+    fn unknown_variables_and_texts_that_are_cut_off_are_refused() {
+        let section = |text: &str| {
+            let mut dictionary = Dictionary::default();
+            dictionary.number(text.to_owned());
+            dictionary.section().to_vec()
+        };
+        assert_eq!(read_section(&section("/a/%x"), 1).unwrap_err(), 0);
+        assert_eq!(read_section(&section("/a/%"), 1).unwrap_err(), 0);
+        let good = section("/a/%n");
+        assert_eq!(read_section(&good, 1).unwrap().len(), 1);
+        assert_eq!(read_section(&good, 2).unwrap_err(), 1);
+        assert_eq!(read_section(&good[..4], 1).unwrap_err(), 0);
+        assert_eq!(read_section(&good, 0).unwrap_err(), 0);
+    }
+
+    #[test]
+    fn a_full_dictionary_sends_texts_into_the_record() {
+        let mut dictionary = Dictionary::default();
+        for n in 0..TEMPLATES_MAX {
+            assert_eq!(usize::from(dictionary.number(n.to_string())), n);
+        }
+        assert_eq!(dictionary.number("one more".to_owned()), IN_RECORD);
+        assert_eq!(dictionary.number("17".to_owned()), 17);
+        assert_eq!(dictionary.len(), TEMPLATES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn a_template_expands_to_the_path_it_was_made_from(
+            path in "(/|a|b|@|%|%u|\u{e9}|a@b|a@b@a){0,8}",
+            address in "(a|b|a@b|a@b@a|%|%@%n)",
+        ) {
+            let template = Template::parse(&of(&path, &address)).unwrap();
+            prop_assert_eq!(template.expand(&address), path);
+        }
+    }
+}
