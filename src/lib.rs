@@ -6,8 +6,10 @@
 //! ARCHITECTURE.md has the map and the rules about which module may use which.
 #![deny(unsafe_code)]
 
+pub mod exec;
 pub mod limits;
 pub mod lmtp;
 pub mod mail;
+pub mod ring;
 pub mod sys;
 pub mod users;

@@ -1,0 +1,159 @@
+//! Faults: which operation is to fail, when, and with what.
+#![forbid(unsafe_code)]
+
+use rustix::io::Errno;
+
+use crate::ring::{How, Op};
+
+/// The kinds of operation, as faults and the trace name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OpKind {
+    /// [`Op::Accept`].
+    Accept,
+    /// [`Op::Recv`].
+    Recv,
+    /// [`Op::Send`].
+    Send,
+    /// [`Op::Doorbell`].
+    Doorbell,
+    /// [`Op::Open`] of a directory, by whatever rules.
+    OpenDirectory,
+    /// [`Op::Open`] with [`How::Unnamed`].
+    OpenUnnamed,
+    /// [`Op::Open`] with [`How::New`].
+    OpenNew,
+    /// [`Op::MakeDir`].
+    MakeDir,
+    /// [`Op::Write`].
+    Write,
+    /// [`Op::Sync`].
+    Sync,
+    /// [`Op::SyncFs`].
+    SyncFs,
+    /// [`Op::Link`].
+    Link,
+    /// [`Op::LinkName`].
+    LinkName,
+    /// [`Op::Rename`].
+    Rename,
+    /// [`Op::Unlink`].
+    Unlink,
+}
+
+impl OpKind {
+    /// Every kind, for tests that walk them.
+    pub const ALL: [Self; 15] = [
+        Self::Accept,
+        Self::Recv,
+        Self::Send,
+        Self::Doorbell,
+        Self::OpenDirectory,
+        Self::OpenUnnamed,
+        Self::OpenNew,
+        Self::MakeDir,
+        Self::Write,
+        Self::Sync,
+        Self::SyncFs,
+        Self::Link,
+        Self::LinkName,
+        Self::Rename,
+        Self::Unlink,
+    ];
+
+    /// The kind of `op`.
+    #[must_use]
+    pub fn of(op: &Op) -> Self {
+        match op {
+            Op::Accept { .. } => Self::Accept,
+            Op::Recv { .. } => Self::Recv,
+            Op::Send { .. } => Self::Send,
+            Op::Doorbell { .. } => Self::Doorbell,
+            Op::Open { how, .. } => match how {
+                How::Directory | How::DirectoryBeneath | How::DirectoryTrusted => Self::OpenDirectory,
+                How::Unnamed => Self::OpenUnnamed,
+                How::New => Self::OpenNew,
+            },
+            Op::MakeDir { .. } => Self::MakeDir,
+            Op::Write { .. } => Self::Write,
+            Op::Sync { .. } => Self::Sync,
+            Op::SyncFs { .. } => Self::SyncFs,
+            Op::Link { .. } => Self::Link,
+            Op::LinkName { .. } => Self::LinkName,
+            Op::Rename { .. } => Self::Rename,
+            Op::Unlink { .. } => Self::Unlink,
+        }
+    }
+}
+
+/// An operation that is to fail instead of being done.
+///
+/// ```
+/// use posthaste::ring::sim::{Fault, OpKind};
+/// use rustix::io::Errno;
+///
+/// let disk_full = Fault::every(OpKind::Write, Errno::NOSPC).on("/mail/alice");
+/// let one_bad_sync = Fault::nth(OpKind::Sync, 3, Errno::IO);
+/// # let _ = (disk_full, one_bad_sync);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Fault {
+    kind: OpKind,
+    nth: Option<u64>,
+    errno: Errno,
+    on: Option<String>,
+    met: u64,
+}
+
+impl Fault {
+    /// Every operation of this kind fails.
+    #[must_use]
+    pub fn every(kind: OpKind, errno: Errno) -> Self {
+        Self { kind, nth: None, errno, on: None, met: 0 }
+    }
+
+    /// The `nth` operation of this kind fails, counted from 1 and from now on.
+    #[must_use]
+    pub fn nth(kind: OpKind, nth: u64, errno: Errno) -> Self {
+        Self { nth: Some(nth), ..Self::every(kind, errno) }
+    }
+
+    /// Only operations whose path contains `part` count. The path is that of the directory followed
+    /// by the name, or the path by which the descriptor was opened.
+    #[must_use]
+    pub fn on(self, part: &str) -> Self {
+        Self { on: Some(part.to_owned()), ..self }
+    }
+
+    /// Whether the operation at hand is one to fail; counts it if it is one of ours.
+    pub(super) fn strikes(&mut self, kind: OpKind, path: &str) -> Option<Errno> {
+        let ours = kind == self.kind && self.on.as_ref().is_none_or(|part| path.contains(part));
+        if !ours {
+            return None;
+        }
+        self.met += 1;
+        self.nth.is_none_or(|nth| nth == self.met).then_some(self.errno)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nth_fault_strikes_once_and_counts_only_its_own_path() {
+        let mut fault = Fault::nth(OpKind::Sync, 2, Errno::IO).on("alice");
+        assert_eq!(fault.strikes(OpKind::Sync, "/mail/alice/new"), None);
+        assert_eq!(fault.strikes(OpKind::Sync, "/mail/bob/new"), None);
+        assert_eq!(fault.strikes(OpKind::Write, "/mail/alice/new"), None);
+        assert_eq!(fault.strikes(OpKind::Sync, "/mail/alice/new"), Some(Errno::IO));
+        assert_eq!(fault.strikes(OpKind::Sync, "/mail/alice/new"), None);
+    }
+
+    #[test]
+    fn a_standing_fault_strikes_every_time() {
+        let mut fault = Fault::every(OpKind::Write, Errno::NOSPC);
+        for _ in 0..3 {
+            assert_eq!(fault.strikes(OpKind::Write, ""), Some(Errno::NOSPC));
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What a power cut may take back: the changes of the disk that no sync has made durable, in order.
+//!
+//! The rules are those that POSIX gives and no more, so they are stricter than any one file system:
+//! syncing a file keeps its data and no name, syncing a directory keeps its names and no data, and of
+//! what was never synced each change survives or not on its own. A sync covers what had been done when
+//! it was *asked for*; what is done while it runs it may or may not cover.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::disk::{Content, DeviceId, Disk, NodeId, ROOT, put};
+use super::random::Random;
+
+/// The order of changes.
+pub(super) type Sequence = u64;
+
+/// Changes that are live and not yet durable.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    next: Sequence,
+    records: Vec<Record>,
+}
+
+#[derive(Debug)]
+struct Record {
+    sequence: Sequence,
+    /// The file or directory whose sync makes this durable.
+    settled_by: NodeId,
+    change: Change,
+    /// A sync of it has failed: the kernel marked the pages clean, and no later sync writes them.
+    is_forsaken: bool,
+}
+
+/// One change; survives a power cut whole or not at all.
+#[derive(Debug)]
+pub(super) enum Change {
+    Data {
+        file: NodeId,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    /// One name or, for a rename, all that it changes.
+    Names(Vec<Name>),
+}
+
+/// A name that appeared or went.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Name {
+    pub(super) directory: NodeId,
+    pub(super) name: Vec<u8>,
+    pub(super) node: NodeId,
+    pub(super) is_added: bool,
+}
+
+impl Name {
+    pub(super) fn added(directory: NodeId, name: &[u8], node: NodeId) -> Self {
+        Self { directory, name: name.to_vec(), node, is_added: true }
+    }
+
+    pub(super) fn removed(directory: NodeId, name: &[u8], node: NodeId) -> Self {
+        Self { is_added: false, ..Self::added(directory, name, node) }
+    }
+
+    /// Makes the change in one version of the directory. Removing a name that leads elsewhere, or was
+    /// never there, changes nothing.
+    pub(super) fn apply(&self, directory: &mut Content) {
+        let Content::Directory(entries) = directory else { unreachable!("names are in directories") };
+        if self.is_added {
+            entries.insert(self.name.clone(), self.node);
+        } else if entries.get(&self.name) == Some(&self.node) {
+            entries.remove(&self.name);
+        }
+    }
+}
+
+impl Log {
+    /// Notes a change that is now live.
+    pub(super) fn add(&mut self, settled_by: NodeId, change: Change) {
+        self.records.push(Record { sequence: self.next, settled_by, change, is_forsaken: false });
+        self.next += 1;
+    }
+
+    /// Where the log ends now: a sync that is asked for at this moment covers what lies before.
+    pub(super) fn end(&self) -> Sequence {
+        self.next
+    }
+
+    /// How many changes are not durable.
+    pub(super) fn unsettled(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Drops the changes of a file that has no name any more, unless a name of it may still come back
+    /// with a power cut; says whether it is gone for good.
+    pub(super) fn forget(&mut self, file: NodeId) -> bool {
+        let is_named = self.records.iter().any(|record| match &record.change {
+            Change::Data { .. } => false,
+            Change::Names(names) => names.iter().any(|name| name.node == file),
+        });
+        if is_named {
+            return false;
+        }
+        self.records.retain(|record| !matches!(record.change, Change::Data { file: of, .. } if of == file));
+        true
+    }
+}
+
+impl Disk {
+    /// Makes durable what a sync of `node`, asked for at `before`, promises.
+    pub(super) fn settle(&mut self, node: NodeId, before: Sequence) {
+        self.settle_all(before, |settled_by, _| settled_by == node);
+    }
+
+    /// Makes durable what a sync of the whole file system, asked for at `before`, promises.
+    pub(super) fn settle_device(&mut self, device: DeviceId, before: Sequence) {
+        self.settle_all(before, |settled_by, disk| disk.node(settled_by).device == device);
+    }
+
+    fn settle_all(&mut self, before: Sequence, is_covered: impl Fn(NodeId, &Self) -> bool) {
+        let records = std::mem::take(&mut self.log.records);
+        let mut kept: Vec<Record> = Vec::new();
+        for record in records {
+            let covered =
+                record.sequence < before && !record.is_forsaken && is_covered(record.settled_by, self);
+            if !covered {
+                kept.push(record);
+                continue;
+            }
+            self.make_durable(&record.change);
+            // A name that is durably gone does not come back through an older change: a file system
+            // commits its names in order.
+            if let Change::Names(names) = &record.change {
+                kept.retain(|older| !older.is_undone_by(names));
+            }
+        }
+        self.log.records = kept;
+    }
+
+    /// A sync of `node` has failed: its unwritten data is given up.
+    pub(super) fn forsake(&mut self, node: NodeId) {
+        for record in &mut self.log.records {
+            record.is_forsaken |= record.settled_by == node;
+        }
+    }
+
+    /// A sync of the whole file system has failed.
+    pub(super) fn forsake_device(&mut self, device: DeviceId) {
+        let nodes = &self.nodes;
+        for record in &mut self.log.records {
+            record.is_forsaken |= nodes[&record.settled_by].device == device;
+        }
+    }
+
+    fn make_durable(&mut self, change: &Change) {
+        match change {
+            Change::Data { file, offset, bytes } => {
+                if let Some(Content::File(data)) = self.durable(*file) {
+                    put(data, *offset, bytes);
+                }
+            }
+            Change::Names(names) => {
+                for name in names {
+                    if let Some(directory) = self.durable(name.directory) {
+                        name.apply(directory);
+                    }
+                }
+            }
+        }
+    }
+
+    fn durable(&mut self, node: NodeId) -> Option<&mut Content> {
+        self.nodes.get_mut(&node).map(|node| &mut node.durable)
+    }
+
+    /// Everything that is live becomes durable: the state that a test starts from.
+    pub(super) fn settle_everything(&mut self) {
+        for record in &mut self.log.records {
+            record.is_forsaken = false;
+        }
+        self.settle_all(Sequence::MAX, |_, _| true);
+    }
+
+    /// The power is cut: what was durable stays, each other change stays or goes by chance, and
+    /// nobody holds anything open.
+    pub(super) fn power_cut(&mut self, random: &mut Random) {
+        for record in std::mem::take(&mut self.log.records) {
+            if random.once_in(2) {
+                self.make_durable(&record.change);
+            }
+        }
+        let mut links: BTreeMap<NodeId, u32> = BTreeMap::new();
+        let mut reached = BTreeSet::from([ROOT]);
+        let mut ahead = vec![ROOT];
+        while let Some(id) = ahead.pop() {
+            let Content::Directory(entries) = &self.node(id).durable else {
+                continue;
+            };
+            for &child in entries.values() {
+                *links.entry(child).or_default() += 1;
+                let mounted = self.mounts.get(&child).copied();
+                for node in [Some(child), mounted].into_iter().flatten() {
+                    if reached.insert(node) {
+                        ahead.push(node);
+                    }
+                }
+            }
+        }
+        self.nodes.retain(|id, _| reached.contains(id));
+        self.mounts.retain(|covered, _| reached.contains(covered));
+        for (id, node) in &mut self.nodes {
+            node.live = node.durable.clone();
+            node.links = links.get(id).copied().unwrap_or(0);
+            node.opens = 0;
+        }
+    }
+}
+
+impl Record {
+    /// Whether this only added a name that `later` takes away again.
+    fn is_undone_by(&self, later: &[Name]) -> bool {
+        let Change::Names(names) = &self.change else {
+            return false;
+        };
+        names.iter().all(|name| {
+            name.is_added
+                && later.iter().any(|gone| {
+                    !gone.is_added
+                        && (gone.directory, &gone.name, gone.node) == (name.directory, &name.name, name.node)
+                })
+        })
+    }
+}

@@ -1,0 +1,209 @@
+//! What each operation does to the simulated world.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+use super::disk::{NodeId, ROOT, Rules};
+use super::log::Sequence;
+use super::world::{Handle, State};
+use super::{Flight, Sim};
+use crate::limits;
+use crate::ring::{Bytes, Done, Fd, How, Identity, Op, Owner};
+
+impl Sim {
+    /// Does one operation that is ready.
+    pub(super) fn perform(&mut self, flight: &mut Flight, state: &mut State) -> Result<Done, Errno> {
+        match &mut flight.op {
+            Op::Accept { .. } => {
+                let connection = state.network.accept().ok_or(Errno::AGAIN)?;
+                let raw = state.open(Handle::Socket(connection));
+                Ok(Done::Opened(Fd::new(raw, &self.closing)))
+            }
+            Op::Recv { socket } => {
+                let connection = state.socket(socket.raw())?;
+                let State { network, random, .. } = state;
+                let room = self.pool.buffer_bytes();
+                if self.free.is_empty() && !network.is_ended(connection) {
+                    return Err(Errno::NOBUFS);
+                }
+                let bytes = network.receive(connection, room, random)?;
+                if bytes.is_empty() {
+                    return Ok(Done::Closed);
+                }
+                let id = self.free.swap_remove(random.below(self.free.len()));
+                let mut lease = self.pool.lease(id, 0);
+                lease.append(&bytes);
+                Ok(Done::Received(lease))
+            }
+            Op::Send { socket, bytes, from } => {
+                let connection = state.socket(socket.raw())?;
+                let State { network, random, .. } = state;
+                network.send(connection, &bytes[*from..], random).map(Done::Count)
+            }
+            Op::Doorbell { event, count } => {
+                let rung = std::mem::take(state.event(event.raw())?);
+                **count = rung.to_ne_bytes();
+                Ok(Done::Plain)
+            }
+            Op::Write { file, head, body, skip, offset } => {
+                let file = state.node(file.raw())?;
+                let mut bytes = gather(head, body, *skip);
+                if bytes.len() > 1 && state.random.once_in(8) {
+                    bytes.truncate(1 + state.random.below(bytes.len() - 1));
+                }
+                let count = bytes.len();
+                state.disk.write(file, *offset, bytes)?;
+                Ok(Done::Count(count))
+            }
+            Op::Open { at, path, how, identity } => {
+                let owner = owner_of(identity, state);
+                let start = start(at.as_ref(), state)?;
+                let node = open(state, start, path.to_bytes(), *how, owner)?;
+                let path = joined(at.as_ref(), path, state);
+                let raw = state.open(Handle::Node(node, path));
+                Ok(Done::Opened(Fd::new(raw, &self.closing)))
+            }
+            op => change(op, flight.asked, state).map(|()| Done::Plain),
+        }
+    }
+}
+
+fn open(state: &mut State, start: NodeId, path: &[u8], how: How, owner: Owner) -> Result<NodeId, Errno> {
+    let (follow, beneath) = match how {
+        How::Directory => (false, false),
+        How::DirectoryBeneath => (false, true),
+        How::DirectoryTrusted => (true, false),
+        How::Unnamed => return state.disk.open_unnamed(start, path, owner),
+        How::New => return state.disk.open_new(start, path, owner),
+    };
+    state.disk.open_directory(start, path, Rules { follow, beneath })
+}
+
+/// The operations that only change the disk.
+fn change(op: &Op, asked: Sequence, state: &mut State) -> Result<(), Errno> {
+    match op {
+        Op::MakeDir { at, name, identity } => {
+            let owner = owner_of(identity, state);
+            let at = state.node(at.raw())?;
+            state.disk.make_directory(at, name.to_bytes(), owner)?;
+            Ok(())
+        }
+        Op::Sync { file } => {
+            let node = state.node(file.raw())?;
+            state.disk.settle(node, asked);
+            Ok(())
+        }
+        Op::SyncFs { on } => {
+            let node = state.node(on.raw())?;
+            let device = state.disk.node(node).device;
+            state.disk.settle_device(device, asked);
+            Ok(())
+        }
+        Op::Link { file, into, name, .. } => {
+            let (file, into) = (state.node(file.raw())?, state.node(into.raw())?);
+            state.disk.link(file, into, name.to_bytes())
+        }
+        Op::LinkName { from, old, into, name, .. } => {
+            let (from, into) = (state.node(from.raw())?, state.node(into.raw())?);
+            state.disk.link_name(from, old.to_bytes(), into, name.to_bytes())
+        }
+        Op::Rename { from, old, into, name, .. } => {
+            let (from, into) = (state.node(from.raw())?, state.node(into.raw())?);
+            state.disk.rename(from, old.to_bytes(), into, name.to_bytes())
+        }
+        Op::Unlink { at, name, .. } => {
+            let at = state.node(at.raw())?;
+            state.disk.unlink(at, name.to_bytes())
+        }
+        _ => unreachable!("the caller does the others"),
+    }
+}
+
+/// What a failed operation leaves behind: after a failed sync the kernel takes the pages for clean, so
+/// what they held is durable only by luck.
+pub(super) fn give_up(op: &Op, state: &mut State) {
+    match op {
+        Op::Sync { file } => {
+            if let Ok(node) = state.node(file.raw()) {
+                state.disk.forsake(node);
+            }
+        }
+        Op::SyncFs { on } => {
+            if let Ok(node) = state.node(on.raw()) {
+                let device = state.disk.node(node).device;
+                state.disk.forsake_device(device);
+                *state.sync_failures.entry(device).or_default() += 1;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The bytes of one write: as many vectors as the kernel takes at once.
+fn gather(head: &[u8], body: &[Bytes], mut skip: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut vectors = 0;
+    for part in std::iter::once(head).chain(body.iter().map(Bytes::as_slice)) {
+        let skipped = skip.min(part.len());
+        skip -= skipped;
+        let rest = &part[skipped..];
+        if rest.is_empty() {
+            continue;
+        }
+        bytes.extend_from_slice(rest);
+        vectors += 1;
+        if vectors == limits::WRITE_VECTORS_MAX {
+            break;
+        }
+    }
+    bytes
+}
+
+fn start(at: Option<&Rc<Fd>>, state: &State) -> Result<NodeId, Errno> {
+    at.map_or(Ok(ROOT), |at| state.node(at.raw()))
+}
+
+fn owner_of(identity: &Identity, state: &State) -> Owner {
+    match identity {
+        Identity::Server => Owner::Server,
+        Identity::Registered(id) => state.owners[usize::from(**id) - 1],
+    }
+}
+
+/// The path that faults and the trace know the operation by.
+pub(super) fn path_of(op: &Op, state: &State) -> String {
+    match op {
+        Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Doorbell { .. } => String::new(),
+        Op::Open { at, path, .. } => joined(at.as_ref(), path, state),
+        Op::Write { file, .. } | Op::Sync { file } | Op::SyncFs { on: file } => {
+            state.path(file.raw()).to_owned()
+        }
+        Op::MakeDir { at, name, .. } | Op::Unlink { at, name, .. } => joined(Some(at), name, state),
+        Op::Link { into, name, .. } | Op::LinkName { into, name, .. } | Op::Rename { into, name, .. } => {
+            joined(Some(into), name, state)
+        }
+    }
+}
+
+fn joined(at: Option<&Rc<Fd>>, name: &CString, state: &State) -> String {
+    let name = name.to_string_lossy();
+    match at {
+        Some(at) if !name.starts_with('/') => format!("{}/{name}", state.path(at.raw())),
+        _ => name.into_owned(),
+    }
+}
+
+/// How the trace tells what came of it.
+pub(super) fn outcome(result: &Result<Done, Errno>) -> String {
+    match result {
+        Ok(Done::Count(count)) => format!("{count} bytes"),
+        Ok(Done::Opened(fd)) => format!("opened {}", fd.raw()),
+        Ok(Done::Received(lease)) => format!("received {}", lease.bytes().len()),
+        Ok(Done::Closed) => "closed".to_owned(),
+        Ok(Done::Plain) => "done".to_owned(),
+        Err(errno) => format!("failed: {errno}"),
+    }
+}

@@ -1,0 +1,175 @@
+//! From an operation to its submission entry.
+//!
+//! An entry carries addresses. Every one of them points to heap memory that the slot owns, and the ring
+//! keeps the slot until the operation's last completion. Building an entry is safe; submitting it is what
+//! rests on that.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+
+use io_uring::types::OpenHow;
+use io_uring::{opcode, squeue, types};
+
+use super::setup::LinkBy;
+use crate::limits;
+use crate::ring::Token;
+use crate::ring::op::{Bytes, How, Op};
+
+/// An operation in flight and what its submission entry points to.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) generation: u32,
+    pub(super) op: Op,
+    /// Holds addresses into `op`; rebuilt for every write.
+    vectors: Vec<libc::iovec>,
+    /// Kernel memory of an open: it reads this when it gets to the entry.
+    how: Box<OpenHow>,
+    /// `/proc/self/fd/N`, where a link goes that way.
+    proc_path: CString,
+}
+
+impl Slot {
+    /// A slot for `op`.
+    pub(super) fn new(token: Token, op: Op) -> Self {
+        Self {
+            generation: token.generation,
+            op,
+            vectors: Vec::new(),
+            how: Box::new(OpenHow::new()),
+            proc_path: CString::default(),
+        }
+    }
+
+    /// The submission entry. Every address in it points into `self.op`, `self.vectors`, `self.how` or
+    /// `self.proc_path`, all of them on the heap, so moving the slot moves none of them.
+    pub(super) fn entry(&mut self, link_by: LinkBy, own: u16) -> squeue::Entry {
+        match &mut self.op {
+            Op::Accept { listener } => {
+                opcode::AcceptMulti::new(types::Fd(listener.raw())).flags(libc::SOCK_CLOEXEC).build()
+            }
+            Op::Recv { socket } => {
+                opcode::Recv::new(types::Fd(socket.raw()), std::ptr::null_mut(), BUFFER_LENGTH)
+                    .buf_group(BUFFER_GROUP)
+                    .build()
+                    .flags(squeue::Flags::BUFFER_SELECT)
+            }
+            Op::Send { socket, bytes, from } => {
+                let rest = &bytes[*from..];
+                opcode::Send::new(types::Fd(socket.raw()), rest.as_ptr(), length32(rest.len()))
+                    .flags(libc::MSG_NOSIGNAL)
+                    .build()
+            }
+            Op::Doorbell { event, count } => {
+                opcode::Read::new(types::Fd(event.raw()), count.as_mut_ptr(), 8).build()
+            }
+            Op::Open { at, path, how, identity } => {
+                *self.how = open_how(*how);
+                let at = at.as_ref().map_or(libc::AT_FDCWD, |fd| fd.raw());
+                opcode::OpenAt2::new(types::Fd(at), path.as_ptr(), &raw const *self.how)
+                    .build()
+                    .personality(identity.personality(own))
+            }
+            Op::MakeDir { at, name, identity } => opcode::MkDirAt::new(types::Fd(at.raw()), name.as_ptr())
+                .mode(0o700)
+                .build()
+                .personality(identity.personality(own)),
+            Op::Write { file, head, body, skip, offset } => {
+                fill_vectors(&mut self.vectors, head, body, *skip);
+                let count = length32(self.vectors.len());
+                opcode::Writev::new(types::Fd(file.raw()), self.vectors.as_ptr(), count)
+                    .offset(*offset)
+                    .build()
+            }
+            Op::Sync { file } => opcode::Fsync::new(types::Fd(file.raw())).build(),
+            Op::SyncFs { .. } => unreachable!("goes to a helper thread"),
+            Op::Link { file, into, name, identity } => {
+                let (from, path, flags) = match link_by {
+                    LinkBy::Descriptor => (file.raw(), c"".as_ptr(), libc::AT_EMPTY_PATH),
+                    LinkBy::ProcPath => {
+                        self.proc_path = CString::new(format!("/proc/self/fd/{}", file.raw()))
+                            .expect("no NUL in a number");
+                        (libc::AT_FDCWD, self.proc_path.as_ptr(), libc::AT_SYMLINK_FOLLOW)
+                    }
+                };
+                opcode::LinkAt::new(types::Fd(from), path, types::Fd(into.raw()), name.as_ptr())
+                    .flags(flags)
+                    .build()
+                    .personality(identity.personality(own))
+            }
+            Op::LinkName { from, old, into, name, identity } => {
+                opcode::LinkAt::new(types::Fd(from.raw()), old.as_ptr(), types::Fd(into.raw()), name.as_ptr())
+                    .build()
+                    .personality(identity.personality(own))
+            }
+            Op::Rename { from, old, into, name, identity } => opcode::RenameAt::new(
+                types::Fd(from.raw()),
+                old.as_ptr(),
+                types::Fd(into.raw()),
+                name.as_ptr(),
+            )
+            .flags(libc::RENAME_NOREPLACE)
+            .build()
+            .personality(identity.personality(own)),
+            Op::Unlink { at, name, identity } => opcode::UnlinkAt::new(types::Fd(at.raw()), name.as_ptr())
+                .build()
+                .personality(identity.personality(own)),
+        }
+    }
+}
+
+/// The vectors of `head` and `body` without their first `skip` bytes, at most IOV_MAX of them (the
+/// rest goes with the next write).
+fn fill_vectors(vectors: &mut Vec<libc::iovec>, head: &[u8], body: &[Bytes], mut skip: usize) {
+    vectors.clear();
+    let parts = std::iter::once(head).chain(body.iter().map(Bytes::as_slice));
+    for part in parts {
+        let skipped = skip.min(part.len());
+        skip -= skipped;
+        let rest = &part[skipped..];
+        if rest.is_empty() {
+            continue;
+        }
+        vectors.push(libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() });
+        if vectors.len() == limits::WRITE_VECTORS_MAX {
+            return;
+        }
+    }
+}
+
+fn open_how(how: How) -> OpenHow {
+    let (flags, mode, resolve) = match how {
+        How::Directory => (
+            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
+            0,
+            libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS,
+        ),
+        How::DirectoryBeneath => (
+            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
+            0,
+            libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS,
+        ),
+        How::DirectoryTrusted => {
+            (libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC, 0, libc::RESOLVE_NO_MAGICLINKS)
+        }
+        How::Unnamed => (libc::O_WRONLY | libc::O_TMPFILE | libc::O_CLOEXEC, 0o600, 0),
+        How::New => (
+            libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC,
+            0o600,
+            libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS,
+        ),
+    };
+    OpenHow::new().flags(u64::from(flags.cast_unsigned())).mode(mode).resolve(resolve)
+}
+
+pub(super) fn length32(length: usize) -> u32 {
+    u32::try_from(length).expect("replies, buffers and vectors are far below 4 GiB")
+}
+
+pub(super) const BUFFER_GROUP: u16 = 0;
+const BUFFER_LENGTH: u32 = {
+    assert!(limits::BUFFER_BYTES < 1 << 20);
+    #[allow(clippy::cast_possible_truncation, reason = "asserted on the line above")]
+    {
+        limits::BUFFER_BYTES as u32
+    }
+};
