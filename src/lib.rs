@@ -10,6 +10,7 @@ pub mod exec;
 pub mod limits;
 pub mod lmtp;
 pub mod mail;
+pub mod maildir;
 pub mod ring;
 pub mod sys;
 pub mod users;

@@ -1,0 +1,247 @@
+//! One file on its way into `new/`.
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::CString;
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+use super::{Durability, Fault, Place, Sizes, Step, Store};
+use crate::ring::{Approach, Bytes, Done, Fd, How, Identity, Op};
+
+/// A file without a name that a reader could see. Dropping it forgets the message: an unnamed file
+/// vanishes by itself, one in `tmp/` wants [`discard`](Draft::discard).
+#[derive(Debug)]
+pub struct Draft {
+    file: Rc<Fd>,
+    written: u64,
+    /// Where the file stands in the meantime, on file systems without unnamed files.
+    temporary: Option<Temporary>,
+    /// What syncfs(2) is called on.
+    directory: Rc<Fd>,
+    /// Failed rounds of the file system before the first byte was written.
+    failures: u64,
+}
+
+#[derive(Debug)]
+struct Temporary {
+    tmp: Rc<Fd>,
+    name: CString,
+    identity: Identity,
+    /// Renamed into `new/` rather than linked: it will have one name only.
+    moves: Cell<bool>,
+    moved: Cell<bool>,
+}
+
+impl Draft {
+    /// Creates the file, in the mailbox where it will appear first. A `shared` draft may be published
+    /// in several.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn create(store: &Store, place: &Place, shared: bool) -> Result<Self, Fault> {
+        let failures = sync_failures(store, &place.new)?;
+        if store.has_unnamed_files(&place.new) {
+            let op = Op::Open {
+                at: Some(Rc::clone(&place.new)),
+                path: c".".to_owned(),
+                how: How::Unnamed,
+                identity: place.identity.clone(),
+            };
+            match store.open(Step::Create, op).await {
+                // What file systems and kernels say that do not know O_TMPFILE (open(2)).
+                Err(Fault { errno: Errno::OPNOTSUPP | Errno::ISDIR, .. }) => {
+                    store.remember_named_only(&place.new);
+                }
+                opened => {
+                    let directory = Rc::clone(&place.new);
+                    return Ok(Self { file: opened?, written: 0, temporary: None, directory, failures });
+                }
+            }
+        }
+        Self::create_named(store, place, shared, failures).await
+    }
+
+    async fn create_named(store: &Store, place: &Place, shared: bool, failures: u64) -> Result<Self, Fault> {
+        let tmp = place.tmp(store).await?;
+        let name = c_name(store.names.unique(store.exec.wall()));
+        let op = Op::Open {
+            at: Some(Rc::clone(&tmp)),
+            path: name.clone(),
+            how: How::New,
+            identity: place.identity.clone(),
+        };
+        let file = store.open(Step::Create, op).await?;
+        let temporary = Temporary {
+            tmp,
+            name,
+            identity: place.identity.clone(),
+            moves: Cell::new(!shared),
+            moved: Cell::new(false),
+        };
+        let temporary = Some(temporary);
+        Ok(Self { file, written: 0, temporary, directory: Rc::clone(&place.new), failures })
+    }
+
+    /// Writes `head` and `body` behind what was written before. The bytes are in the page cache
+    /// afterwards, so the buffers may go.
+    ///
+    /// # Errors
+    /// The step that failed. The file is then good for nothing but to be discarded.
+    pub async fn append(&mut self, store: &Store, head: Vec<u8>, body: &Rc<Vec<Bytes>>) -> Result<(), Fault> {
+        let total = head.len() + body.iter().map(Bytes::len).sum::<usize>();
+        let (mut head, mut skip) = (head, 0);
+        while skip < total {
+            let op = Op::Write {
+                file: Rc::clone(&self.file),
+                head,
+                body: Rc::clone(body),
+                skip,
+                offset: self.written,
+            };
+            let finished = store.exec.run(op).await;
+            let count = match finished.result {
+                // A regular file takes something or says why not; nothing at all would loop for ever.
+                Ok(Done::Count(0)) => Err(Errno::IO),
+                Ok(Done::Count(count)) => Ok(count),
+                Ok(_) => unreachable!("a write gives a count"),
+                Err(errno) => Err(errno),
+            }
+            .map_err(|errno| Fault { step: Step::Write, errno })?;
+            assert!(count <= total - skip, "the kernel wrote what it was given");
+            skip += count;
+            self.written += count as u64;
+            let Some(Op::Write { head: back, .. }) = finished.op else { unreachable!("it comes back") };
+            head = back;
+        }
+        Ok(())
+    }
+
+    /// How many bytes the file has.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Makes the bytes durable, as the mode asks; `approach` was taken when this became foreseeable. A sync that failed is never tried again: the
+    /// kernel has marked the pages clean, and the next call would lie.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn settle(&self, store: &Store, approach: Option<Approach>) -> Result<(), Fault> {
+        let (step, op) = match store.settings.durability {
+            Durability::Fsync => (Step::SyncBytes, Op::Sync { file: Rc::clone(&self.file) }),
+            Durability::Group => (Step::SyncRound, Op::SyncFs { on: Rc::clone(&self.directory) }),
+            Durability::None => return Ok(()),
+        };
+        store.arrive(step, op, approach).await?;
+        self.check_rounds(store)
+    }
+
+    /// An error that another round met may have been ours: it is told only once.
+    fn check_rounds(&self, store: &Store) -> Result<(), Fault> {
+        if sync_failures(store, &self.directory)? == self.failures {
+            return Ok(());
+        }
+        Err(Fault { step: Step::SyncRound, errno: Errno::IO })
+    }
+
+    /// Gives the settled file a name in `place` and makes that durable. Of a shared draft it may be
+    /// called for several mailboxes, when owner and file system are the same. Returns the name.
+    ///
+    /// # Errors
+    /// The step that failed. No name is left behind then, as far as that can be done.
+    pub async fn publish(&self, store: &Store, place: &Place, sizes: Sizes) -> Result<String, Fault> {
+        assert_eq!(sizes.stored, self.written, "a name tells the exact size");
+        let approach = store.approach();
+        let name = self.link(store, place, sizes).await?;
+        let (step, op) = match store.settings.durability {
+            Durability::Fsync => (Step::SyncName, Op::Sync { file: Rc::clone(&place.new) }),
+            Durability::Group => (Step::SyncRound, Op::SyncFs { on: Rc::clone(&place.new) }),
+            Durability::None => return Ok(name),
+        };
+        let synced = store.arrive(step, op, approach).await.and_then(|()| self.check_rounds(store));
+        if let Err(fault) = synced {
+            // The client will hear 451 and send it again; without this the reader might have both.
+            let unlink = Op::Unlink {
+                at: Rc::clone(&place.new),
+                name: c_name(name),
+                identity: place.identity.clone(),
+            };
+            let _ = store.exec.run(unlink).await;
+            return Err(fault);
+        }
+        Ok(name)
+    }
+
+    async fn link(&self, store: &Store, place: &Place, sizes: Sizes) -> Result<String, Fault> {
+        let mut tries = 0;
+        loop {
+            let name = store.names.with_sizes(store.exec.wall(), sizes);
+            let into = Rc::clone(&place.new);
+            let identity = place.identity.clone();
+            let op = match &self.temporary {
+                None => Op::Link { file: Rc::clone(&self.file), into, name: c_name(name.clone()), identity },
+                Some(temporary) if temporary.moves.get() => Op::Rename {
+                    from: Rc::clone(&temporary.tmp),
+                    old: temporary.name.clone(),
+                    into,
+                    name: c_name(name.clone()),
+                    identity,
+                },
+                Some(temporary) => Op::LinkName {
+                    from: Rc::clone(&temporary.tmp),
+                    old: temporary.name.clone(),
+                    into,
+                    name: c_name(name.clone()),
+                    identity,
+                },
+            };
+            match store.step(Step::Publish, op).await {
+                // No rename that is sure to replace nothing (NFS): link, and unlink the first name later.
+                Err(Fault { errno: Errno::INVAL, .. }) if self.stops_moving() => {}
+                // The name is taken: a foreign writer, or a clock that was set back. Take another.
+                Err(Fault { errno: Errno::EXIST, .. }) if tries < NAME_TRIES => tries += 1,
+                Err(fault) => return Err(fault),
+                Ok(_) => {
+                    if let Some(temporary) = &self.temporary {
+                        temporary.moved.set(temporary.moves.get());
+                    }
+                    return Ok(name);
+                }
+            }
+        }
+    }
+
+    /// Has the file linked from now on if it was to be renamed.
+    fn stops_moving(&self) -> bool {
+        self.temporary.as_ref().is_some_and(|temporary| temporary.moves.replace(false))
+    }
+
+    /// Ends the draft: removes what stands in `tmp/`, whether the message was published or not.
+    pub async fn discard(self, store: &Store) {
+        if let Some(Temporary { tmp, name, identity, moved, .. }) = self.temporary
+            && !moved.get()
+        {
+            // What stays behind is removed by the reader after 36 hours, as for every Maildir.
+            let _ = store.exec.run(Op::Unlink { at: tmp, name, identity }).await;
+        }
+    }
+}
+
+/// Failed rounds so far, where durability depends on rounds.
+fn sync_failures(store: &Store, on: &Fd) -> Result<u64, Fault> {
+    if store.settings.durability != Durability::Group {
+        return Ok(0);
+    }
+    let failures = store.exec.with_ring(|ring| ring.sync_failures(on));
+    failures.map_err(|errno| Fault { step: Step::SyncRound, errno })
+}
+
+/// How often a taken name is replaced by another.
+const NAME_TRIES: u32 = 4;
+
+fn c_name(name: String) -> CString {
+    CString::new(name).expect("names are made without NUL")
+}

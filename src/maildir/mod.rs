@@ -1,0 +1,231 @@
+//! Maildirs: where a message becomes a file that a reader may see.
+//!
+//! The recipe has five verbs, in this order: [`find`](place::Place::find) the mailbox (and make it where
+//! it is missing), [`create`](draft::Draft::create) an unnamed file, [`append`](draft::Draft::append) to
+//! it, [`settle`](draft::Draft::settle) its bytes, [`publish`](draft::Draft::publish) it under its name in
+//! `new/` and settle that. One law holds in every mode but `none`: **no name before its bytes**. Else a
+//! sync that somebody else causes could commit the name alone, and a power cut would leave an empty file
+//! in a reader's inbox.
+//!
+//! The module knows no LMTP, no user table and no configuration file. A step that fails becomes a
+//! [`Fault`]; what the client is told about it is decided elsewhere.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+use crate::exec::{Exec, Gate, Permit};
+use crate::ring::{Approach, Done, Fd, Op, Owner};
+
+pub mod draft;
+pub mod name;
+pub mod place;
+
+pub use draft::Draft;
+pub use name::{NameMaker, Sizes};
+pub use place::Place;
+
+/// What is made durable before a delivery counts as done, `maildir.durability`.
+///
+/// `journal` is a word of the configuration but not yet of this version; its parser says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// One syncfs for the bytes of a round of messages, one for their names.
+    Group,
+    /// File synced, name published, directory synced; for each message.
+    Fsync,
+    /// Nothing. A power cut loses acknowledged mail.
+    None,
+}
+
+/// How Maildirs are kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What a finished delivery survives.
+    pub durability: Durability,
+    /// Make a Maildir that is missing, with the parents it needs.
+    pub create: bool,
+    /// A directory that no mailbox may lie outside of.
+    pub root: Option<PathBuf>,
+    /// The host part of file names.
+    pub host: String,
+    /// Mailboxes that one worker has open at once, each with its directory and a file.
+    pub open_files_max: usize,
+}
+
+/// One mailbox, as the user table knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Mailbox<'a> {
+    /// The user's home, absolute, where there is one.
+    pub home: Option<&'a str>,
+    /// The Maildir, absolute.
+    pub path: &'a str,
+    /// Who owns what is created.
+    pub owner: Owner,
+}
+
+/// The mail store of one worker: settings, and what was learnt on the way.
+pub struct Store {
+    exec: Rc<Exec>,
+    settings: Settings,
+    names: NameMaker,
+    /// For deliveries that are over soon, and for those that last as long as their client wants: the slow
+    /// must not keep the fast from files.
+    short: Gate,
+    long: Gate,
+    /// `settings.root`, once opened.
+    root: RefCell<Option<Rc<Fd>>>,
+    /// File systems without `O_TMPFILE`.
+    named_only: RefCell<HashSet<u64>>,
+}
+
+impl Store {
+    /// A store for the worker that runs on `exec`.
+    #[must_use]
+    pub fn new(exec: Rc<Exec>, settings: Settings, names: NameMaker) -> Self {
+        let (short, long) = (Gate::new(settings.open_files_max / 2), Gate::new(settings.open_files_max / 2));
+        Self { exec, settings, names, short, long, root: RefCell::default(), named_only: RefCell::default() }
+    }
+
+    /// Waits until a message that is here may have `files` open, or as many as there can ever be. To be held
+    /// until they are closed. It never takes long: who holds a permit waits for the disk alone.
+    pub async fn admit(&self, files: usize) -> Permit<'_> {
+        self.short.enter(&self.exec, files).await
+    }
+
+    /// Leave for a message that is still arriving to have `files` open, `None` if too many are open already:
+    /// their clients may take as long as they like, so nobody waits for them.
+    pub fn admit_arriving(&self, files: usize) -> Option<Permit<'_>> {
+        self.long.enter_now(&self.exec, files)
+    }
+
+    /// Says that a message will want its round soon, where durability depends on rounds.
+    #[must_use]
+    pub fn approach(&self) -> Option<Approach> {
+        (self.settings.durability == Durability::Group).then(|| self.exec.with_ring(|ring| ring.approach()))
+    }
+
+    /// Runs `op` as `step`; by the time it is under way, `approach` has ended.
+    async fn arrive(&self, step: Step, op: Op, approach: Option<Approach>) -> Result<(), Fault> {
+        let running = self.exec.start(op);
+        drop(approach);
+        running.await.result.map(drop).map_err(|errno| Fault { step, errno })
+    }
+
+    /// Runs `op` as `step`.
+    async fn step(&self, step: Step, op: Op) -> Result<Done, Fault> {
+        self.exec.run(op).await.result.map_err(|errno| Fault { step, errno })
+    }
+
+    /// Runs `op`, which opens something, as `step`.
+    async fn open(&self, step: Step, op: Op) -> Result<Rc<Fd>, Fault> {
+        match self.step(step, op).await? {
+            Done::Opened(fd) => Ok(fd),
+            _ => unreachable!("an open gives a descriptor"),
+        }
+    }
+
+    fn has_unnamed_files(&self, directory: &Fd) -> bool {
+        // Asking for the device costs a system call, so not before there is a reason to ask.
+        if self.named_only.borrow().is_empty() {
+            return true;
+        }
+        self.device(directory).is_none_or(|device| !self.named_only.borrow().contains(&device))
+    }
+
+    fn remember_named_only(&self, directory: &Fd) {
+        if let Some(device) = self.device(directory) {
+            self.named_only.borrow_mut().insert(device);
+        }
+    }
+
+    /// The file system of an open directory.
+    fn device(&self, directory: &Fd) -> Option<u64> {
+        self.exec.with_ring(|ring| ring.device(directory)).ok()
+    }
+}
+
+/// The step of a delivery that failed, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What was being done.
+    pub step: Step,
+    /// What the kernel said.
+    pub errno: Errno,
+}
+
+/// The steps of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Act with the credentials of the mail owner.
+    Identify,
+    /// Open the mail root.
+    OpenRoot,
+    /// Open the mailbox.
+    OpenMailbox,
+    /// Make a missing directory.
+    MakeDirectory,
+    /// Make the name of a new directory durable.
+    SyncParent,
+    /// Create the file.
+    Create,
+    /// Write the message.
+    Write,
+    /// Make the bytes of this file durable.
+    SyncBytes,
+    /// Make everything on the file system durable: the bytes, or the names, of a round. What fails here
+    /// may have been somebody else's message.
+    SyncRound,
+    /// Give the file its name in `new/`.
+    Publish,
+    /// Make the name durable.
+    SyncName,
+}
+
+impl Step {
+    /// All of them, in the order in which they happen.
+    pub const ALL: [Self; 11] = [
+        Self::Identify,
+        Self::OpenRoot,
+        Self::OpenMailbox,
+        Self::MakeDirectory,
+        Self::SyncParent,
+        Self::Create,
+        Self::Write,
+        Self::SyncBytes,
+        Self::SyncRound,
+        Self::Publish,
+        Self::SyncName,
+    ];
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Identify => "become the mail owner",
+            Self::OpenRoot => "open the mail root",
+            Self::OpenMailbox => "open the mailbox",
+            Self::MakeDirectory => "make a directory of the mailbox",
+            Self::SyncParent => "sync the parent of a new directory",
+            Self::Create => "create the file",
+            Self::Write => "write the message",
+            Self::SyncBytes => "sync the message",
+            Self::SyncRound => "sync the mail file system",
+            Self::Publish => "link the message into new/",
+            Self::SyncName => "sync new/",
+        })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.step, self.errno)
+    }
+}
+
+impl std::error::Error for Fault {}

@@ -1,0 +1,192 @@
+//! Finding a mailbox: a path from the user table becomes an open `new/`, or a missing one is made.
+//!
+//! Nothing that a user or a sender can name leads out of the mailbox's root: the home (or `maildir.root`,
+//! when the site set one) is opened as the administrator wrote it, and everything beneath is resolved
+//! without symbolic links and without a way up (openat2, kernel 5.6).
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::path::Path;
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+use super::{Durability, Fault, Mailbox, Step, Store};
+use crate::ring::{Fd, How, Identity, Op, Owner};
+
+/// An open mailbox: where a message will appear.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The directory `new/`.
+    pub(super) new: Rc<Fd>,
+    /// Who opens and creates in it.
+    pub(super) identity: Identity,
+    /// Whose mailbox it is.
+    pub owner: Owner,
+    /// The path of the Maildir, for the log and for finding `tmp/`.
+    pub path: String,
+    home: Option<String>,
+}
+
+impl Place {
+    /// Opens the mailbox, making it where it is missing and that is allowed.
+    ///
+    /// # Errors
+    /// The step that failed; `OpenMailbox` with `ENOENT` when it is missing and may not be made.
+    pub async fn find(store: &Store, mailbox: Mailbox<'_>) -> Result<Self, Fault> {
+        let identity =
+            store.exec.identity(mailbox.owner).map_err(|errno| Fault { step: Step::Identify, errno })?;
+        let search = Search { store, identity: &identity, home: mailbox.home, path: mailbox.path };
+        let new = match search.directory("new").await {
+            Err(Fault { step: Step::OpenMailbox, errno: Errno::NOENT }) if store.settings.create => {
+                search.make().await?
+            }
+            found => found?,
+        };
+        let (path, home) = (mailbox.path.to_owned(), mailbox.home.map(str::to_owned));
+        Ok(Self { new, identity, owner: mailbox.owner, path, home })
+    }
+
+    /// Opens `tmp/` of the same Maildir.
+    pub(super) async fn tmp(&self, store: &Store) -> Result<Rc<Fd>, Fault> {
+        let search = Search { store, identity: &self.identity, home: self.home.as_deref(), path: &self.path };
+        search.directory("tmp").await
+    }
+
+    /// The file system of the mailbox, where it can be told.
+    #[must_use]
+    pub fn device(&self, store: &Store) -> Option<u64> {
+        store.device(&self.new)
+    }
+}
+
+/// One search for one mailbox.
+struct Search<'a> {
+    store: &'a Store,
+    identity: &'a Identity,
+    home: Option<&'a str>,
+    /// The Maildir, absolute.
+    path: &'a str,
+}
+
+impl Search<'_> {
+    /// Opens `sub` of the Maildir.
+    async fn directory(&self, sub: &str) -> Result<Rc<Fd>, Fault> {
+        if let Some(root) = &self.store.settings.root {
+            let beneath = beneath(self.path, root)?;
+            let root = self.root(root).await?;
+            return self.open(Some(&root), &format!("{beneath}/{sub}"), How::DirectoryBeneath).await;
+        }
+        // No symbolic link anywhere is the common case, and takes one call.
+        let whole = format!("{}/{sub}", self.path);
+        match self.open(None, &whole, How::Directory).await {
+            Err(Fault { errno: Errno::LOOP, .. }) => {}
+            found => return found,
+        }
+        // Links on the way to the base are the administrator's; behind it there must be none.
+        let (base, beneath) = self.base();
+        let base = self.open(None, base, How::DirectoryTrusted).await?;
+        self.open(Some(&base), &format!("{beneath}/{sub}"), How::DirectoryBeneath).await
+    }
+
+    /// Makes what is missing of the Maildir, `tmp/` and `cur/` before `new/`, and opens `new/`.
+    async fn make(&self) -> Result<Rc<Fd>, Fault> {
+        let (mut at, rest) = match &self.store.settings.root {
+            Some(root) => (self.root(root).await?, beneath(self.path, root)?),
+            None => {
+                let (base, rest) = self.base();
+                (self.make_base(base).await?, rest)
+            }
+        };
+        for name in rest.split('/').filter(|name| !name.is_empty()) {
+            at = self.enter_or_make(&at, name).await?;
+        }
+        for name in ["tmp", "cur"] {
+            self.enter_or_make(&at, name).await?;
+        }
+        self.enter_or_make(&at, "new").await
+    }
+
+    /// Where trust ends and what lies behind: the home and the path beneath it, or the parent of
+    /// a Maildir that lies elsewhere.
+    fn base(&self) -> (&str, &str) {
+        if let Some(home) = self.home
+            && let Some(rest) = self.path.strip_prefix(home)
+            && let Some(rest) = rest.strip_prefix('/')
+        {
+            return (home, rest);
+        }
+        match self.path.rsplit_once('/') {
+            Some(("", name)) => ("/", name),
+            Some(split) => split,
+            None => ("/", self.path),
+        }
+    }
+
+    /// Opens `base`, making it and its parents as needed.
+    async fn make_base(&self, base: &str) -> Result<Rc<Fd>, Fault> {
+        let mut missing = Vec::new();
+        let mut existing = base;
+        let mut at = loop {
+            match self.open(None, existing, How::DirectoryTrusted).await {
+                Err(Fault { errno: Errno::NOENT, .. }) if existing != "/" => {
+                    let (parent, name) = existing.rsplit_once('/').unwrap_or(("", existing));
+                    missing.push(name);
+                    existing = if parent.is_empty() { "/" } else { parent };
+                }
+                found => break found?,
+            }
+        };
+        while let Some(name) = missing.pop() {
+            at = self.enter_or_make(&at, name).await?;
+        }
+        Ok(at)
+    }
+
+    /// Opens directory `name` in `at`; makes it first when it is missing.
+    async fn enter_or_make(&self, at: &Rc<Fd>, name: &str) -> Result<Rc<Fd>, Fault> {
+        match self.open(Some(at), name, How::DirectoryBeneath).await {
+            Err(Fault { errno: Errno::NOENT, .. }) => {}
+            found => return found,
+        }
+        let make = Op::MakeDir { at: Rc::clone(at), name: c_path(name)?, identity: self.identity.clone() };
+        match self.store.step(Step::MakeDirectory, make).await {
+            // Somebody else made it first. They sync its name, and a file system that keeps one log
+            // writes it out before anything of ours that comes later.
+            Ok(_) | Err(Fault { errno: Errno::EXIST, .. }) => {}
+            Err(fault) => return Err(fault),
+        }
+        if self.store.settings.durability == Durability::Fsync {
+            self.store.step(Step::SyncParent, Op::Sync { file: Rc::clone(at) }).await?;
+        }
+        self.open(Some(at), name, How::DirectoryBeneath).await
+    }
+
+    async fn root(&self, root: &Path) -> Result<Rc<Fd>, Fault> {
+        if let Some(open) = self.store.root.borrow().as_ref() {
+            return Ok(Rc::clone(open));
+        }
+        let path = c_path(&root.to_string_lossy())?;
+        let op = Op::Open { at: None, path, how: How::DirectoryTrusted, identity: Identity::Server };
+        let open = self.store.open(Step::OpenRoot, op).await?;
+        *self.store.root.borrow_mut() = Some(Rc::clone(&open));
+        Ok(open)
+    }
+
+    async fn open(&self, at: Option<&Rc<Fd>>, path: &str, how: How) -> Result<Rc<Fd>, Fault> {
+        let op =
+            Op::Open { at: at.map(Rc::clone), path: c_path(path)?, how, identity: self.identity.clone() };
+        self.store.open(Step::OpenMailbox, op).await
+    }
+}
+
+/// The part of `path` behind `root`, which must lead to it.
+fn beneath<'p>(path: &'p str, root: &Path) -> Result<&'p str, Fault> {
+    let outside = Fault { step: Step::OpenMailbox, errno: Errno::XDEV };
+    let root = root.to_str().ok_or(outside)?.trim_end_matches('/');
+    path.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')).ok_or(outside)
+}
+
+fn c_path(path: &str) -> Result<CString, Fault> {
+    CString::new(path).map_err(|_| Fault { step: Step::OpenMailbox, errno: Errno::INVAL })
+}
