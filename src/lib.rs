@@ -11,6 +11,7 @@ pub mod limits;
 pub mod lmtp;
 pub mod mail;
 pub mod maildir;
+pub mod observe;
 pub mod ring;
 pub mod sys;
 pub mod users;

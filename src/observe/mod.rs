@@ -1,0 +1,4 @@
+//! Numbers and lines out; never a decision.
+#![forbid(unsafe_code)]
+
+pub mod log;
