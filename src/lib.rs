@@ -13,5 +13,6 @@ pub mod mail;
 pub mod maildir;
 pub mod observe;
 pub mod ring;
+pub mod serve;
 pub mod sys;
 pub mod users;

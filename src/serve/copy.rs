@@ -1,0 +1,192 @@
+//! One file for one recipient, or for several who share it: opened, written, published, told.
+//!
+//! Everything goes side by side, and each recipient's outcome is known by itself: a full mailbox does not
+//! fail its neighbour.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::body::HeadSize;
+use crate::exec::join_all;
+use crate::maildir::{Draft, Fault, Mailbox, Place, Sizes, Store};
+use crate::ring::{Approach, Bytes, Owner};
+
+/// What became of each recipient; starts as "not done", which is what a client hears if nothing else
+/// is ever said.
+#[derive(Debug)]
+pub struct Outcomes {
+    known: RefCell<Vec<Option<Outcome>>>,
+}
+
+/// What became of one recipient.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Durable, under this name.
+    Saved {
+        /// The file, with its path.
+        file: String,
+    },
+    /// Not delivered.
+    Failed(Fault),
+}
+
+impl Outcomes {
+    /// For `count` recipients.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Self { known: RefCell::new((0..count).map(|_| None).collect()) }
+    }
+
+    /// Takes what is known of recipient `index`, once.
+    pub fn take(&self, index: usize) -> Option<Outcome> {
+        self.known.borrow_mut()[index].take()
+    }
+
+    /// Decides the outcome of recipient `index`.
+    ///
+    /// # Panics
+    /// If it was decided before.
+    pub fn set(&self, index: usize, outcome: Outcome) {
+        let before = self.known.borrow_mut()[index].replace(outcome);
+        assert!(before.is_none(), "an outcome is decided once");
+    }
+}
+
+/// One recipient as the store sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Which recipient: an index into the outcomes.
+    pub index: usize,
+    /// Whose mailbox.
+    pub mailbox: Mailbox<'a>,
+}
+
+/// Who can share a file: mailboxes of one owner on one file system.
+type Sharing = (Owner, Option<u64>);
+
+/// Recipients by index, and their mailboxes.
+type Members = Vec<(usize, Place)>;
+
+/// One file in the making and those who will have it.
+#[derive(Debug)]
+pub struct Copy {
+    /// In the order of the recipients; the file is created in the first.
+    members: Members,
+    draft: Result<Draft, Fault>,
+    head: Vec<u8>,
+    head_size: HeadSize,
+}
+
+impl Copy {
+    /// Opens a file for `target` alone. `head` is the trace headers.
+    pub async fn open(store: &Store, target: Target<'_>, head: Vec<u8>, outcomes: &Outcomes) -> Option<Self> {
+        match Place::find(store, target.mailbox).await {
+            Ok(place) => Some(Self::create(store, vec![(target.index, place)], head).await),
+            Err(fault) => {
+                outcomes.set(target.index, Outcome::Failed(fault));
+                None
+            }
+        }
+    }
+
+    /// Opens one file for each owner and file system among `targets`.
+    pub async fn open_shared(
+        store: &Store,
+        targets: &[Target<'_>],
+        head: &[u8],
+        outcomes: &Outcomes,
+    ) -> Vec<Self> {
+        let mut found = Vec::with_capacity(targets.len());
+        for some in targets.chunks(crate::limits::DELIVERIES_AT_ONCE) {
+            found.extend(join_all(some.iter().map(|target| Place::find(store, target.mailbox))).await);
+        }
+        let mut groups: Vec<(Sharing, Members)> = Vec::new();
+        for (target, found) in targets.iter().zip(found) {
+            match found {
+                Ok(place) => {
+                    let key = (place.owner, place.device(store));
+                    match groups.iter_mut().find(|(other, _)| *other == key) {
+                        Some((_, members)) => members.push((target.index, place)),
+                        None => groups.push((key, vec![(target.index, place)])),
+                    }
+                }
+                Err(fault) => outcomes.set(target.index, Outcome::Failed(fault)),
+            }
+        }
+        join_all(groups.into_iter().map(|(_, members)| Self::create(store, members, head.to_vec()))).await
+    }
+
+    async fn create(store: &Store, members: Members, head: Vec<u8>) -> Self {
+        let draft = Draft::create(store, &members[0].1, members.len() > 1).await;
+        Self { members, draft, head_size: HeadSize::of(&head), head }
+    }
+
+    /// Writes the next part of the message. A fault is kept until the end is told.
+    pub async fn append(&mut self, store: &Store, body: &Rc<Vec<Bytes>>) {
+        let Ok(draft) = &mut self.draft else { return };
+        let head = std::mem::take(&mut self.head);
+        let Err(fault) = draft.append(store, head, body).await else { return };
+        if let Ok(draft) = std::mem::replace(&mut self.draft, Err(fault)) {
+            draft.discard(store).await;
+        }
+    }
+
+    /// What the trace headers add to the message.
+    #[must_use]
+    pub fn head_size(&self) -> HeadSize {
+        self.head_size
+    }
+
+    /// Makes the file durable and gives it its names; each member's outcome is set as soon as it is known.
+    pub async fn publish(self, store: &Store, sizes: Sizes, approach: Option<Approach>, outcomes: &Outcomes) {
+        let settled = match self.draft {
+            Ok(draft) => match draft.settle(store, approach).await {
+                Ok(()) => Ok(draft),
+                Err(fault) => {
+                    draft.discard(store).await;
+                    Err(fault)
+                }
+            },
+            Err(fault) => Err(fault),
+        };
+        let draft = match settled {
+            Ok(draft) => draft,
+            Err(fault) => {
+                for (index, _) in &self.members {
+                    outcomes.set(*index, Outcome::Failed(fault));
+                }
+                return;
+            }
+        };
+        for some in self.members.chunks(crate::limits::DELIVERIES_AT_ONCE) {
+            join_all(
+                some.iter().map(|(index, place)| publish_one(store, &draft, *index, place, sizes, outcomes)),
+            )
+            .await;
+        }
+        draft.discard(store).await;
+    }
+
+    /// Ends a message that will not be delivered.
+    pub async fn discard(self, store: &Store) {
+        if let Ok(draft) = self.draft {
+            draft.discard(store).await;
+        }
+    }
+}
+
+async fn publish_one(
+    store: &Store,
+    draft: &Draft,
+    index: usize,
+    place: &Place,
+    sizes: Sizes,
+    outcomes: &Outcomes,
+) {
+    let outcome = match draft.publish(store, place, sizes).await {
+        Ok(name) => Outcome::Saved { file: format!("{}/new/{name}", place.path) },
+        Err(fault) => Outcome::Failed(fault),
+    };
+    outcomes.set(index, outcome);
+}
