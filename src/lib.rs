@@ -6,6 +6,7 @@
 //! ARCHITECTURE.md has the map and the rules about which module may use which.
 #![deny(unsafe_code)]
 
+pub mod control;
 pub mod exec;
 pub mod limits;
 pub mod lmtp;

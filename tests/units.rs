@@ -1,0 +1,52 @@
+//! The systemd units that are shipped, as systemd itself reads them.
+#![forbid(unsafe_code)]
+
+use std::process::Command;
+
+use posthaste::control::config::{Config, ListenConfig};
+
+const SERVICE: &str = include_str!("../systemd/posthaste.service");
+const SOCKET: &str = include_str!("../systemd/posthaste.socket");
+
+#[test]
+fn systemd_has_no_complaint_about_the_units() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        eprintln!("NOT RUN: systemd_has_no_complaint_about_the_units: systemd-analyze is not installed");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let service = directory.path().join("posthaste.service");
+    let socket = directory.path().join("posthaste.socket");
+    // The binary is not installed where tests run, and systemd looks whether it can be executed.
+    let here = SERVICE.replace("/usr/bin/posthaste", env!("CARGO_BIN_EXE_posthaste"));
+    std::fs::write(&service, here).unwrap();
+    std::fs::write(&socket, SOCKET).unwrap();
+
+    let verdict = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "--recursive-errors=no"])
+        .args([&service, &socket])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&verdict.stderr);
+    assert!(verdict.status.success(), "{said}");
+    let about_ours: Vec<&str> = said.lines().filter(|line| line.contains("posthaste")).collect();
+    assert_eq!(about_ours, Vec::<&str>::new());
+}
+
+#[test]
+fn the_listener_that_the_socket_unit_names_is_valid() {
+    let line = SOCKET.lines().find(|line| line.contains("[[listen]]")).unwrap();
+    let text = line.split_once(": ").unwrap().1.replace("]] ", "]]\n");
+    let config = Config::parse(&format!("hostname = \"mx\"\n{text}"), "posthaste.socket").unwrap();
+    let [ListenConfig::Systemd { name }] = config.listen.as_slice() else { panic!("{:?}", config.listen) };
+    assert!(SOCKET.contains(&format!("\nFileDescriptorName={name}\n")));
+}
+
+#[test]
+fn the_service_announces_readiness_and_has_room_for_the_default_connections() {
+    assert!(SERVICE.contains("\nType=notify\n"));
+    let limit = SERVICE.lines().find_map(|line| line.strip_prefix("LimitNOFILE=")).unwrap();
+    let wanted = posthaste::sys::limit::files_wanted(20_000, 2);
+    assert!(limit.parse::<u64>().unwrap() >= wanted);
+    assert!(SERVICE.contains(&format!("needs {wanted} with two workers")));
+}
