@@ -124,8 +124,8 @@ impl Draft {
         self.written
     }
 
-    /// Makes the bytes durable, as the mode asks; `approach` was taken when this became foreseeable. A sync that failed is never tried again: the
-    /// kernel has marked the pages clean, and the next call would lie.
+    /// Makes the bytes durable, as the mode asks; `approach` was taken when this became foreseeable. A sync
+    /// that failed is never tried again: the kernel has marked the pages clean, and the next call would lie.
     ///
     /// # Errors
     /// The step that failed.
