@@ -7,6 +7,7 @@
 //! [`uring::Uring`] is the real ring, [`sim::Sim`] the simulated one: same trait, seeded order, a disk
 //! and a network in memory. The module knows no mail.
 
+use std::ffi::CString;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub mod sim;
 mod syncfs;
 pub mod uring;
 
-pub use op::{Bytes, Done, Fd, How, Identity, Op, Owner, Passed, Peer};
+pub use op::{Bytes, Done, Fd, How, Identity, Op, Owner, Part, Passed, Peer};
 pub use pool::{Lease, Pool};
 pub use syncfs::{Approach, SyncThreads};
 
@@ -96,6 +97,13 @@ pub trait Ring {
     /// # Errors
     /// As fstat(2).
     fn device(&self, fd: &Fd) -> Result<u64, Errno>;
+
+    /// The names in a directory but for `.` and `..`, in any order. Blocks for as long as the disk takes, so it
+    /// is for recovery alone, never for a worker that serves.
+    ///
+    /// # Errors
+    /// As getdents(2).
+    fn names(&self, directory: &Fd) -> Result<Vec<CString>, Errno>;
 
     /// How many rounds of [`Op::SyncFs`] have failed on the file system of `on`. A success means something for
     /// data that was written after this was asked, and only if the number is still the same.

@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use super::pool::Lease;
+use crate::limits;
 
 /// One request to the kernel. It owns what it names until it has completed.
 #[derive(Debug)]
@@ -69,6 +70,29 @@ pub enum Op {
         /// Bytes that other writes may share.
         body: Rc<Vec<Bytes>>,
         /// How much of `head` and `body` was written before.
+        skip: usize,
+        /// Where in the file the first byte goes.
+        offset: u64,
+    },
+    /// Reads at `offset` into `buffer`, from its start; its length says how much is wanted. May read less;
+    /// nothing at all at the end of the file. What lies behind the count in the buffer is as it was.
+    Read {
+        /// The file.
+        file: Rc<Fd>,
+        /// Where the bytes go; comes back with the completion.
+        buffer: Vec<u8>,
+        /// Where in the file the first byte is.
+        offset: u64,
+    },
+    /// Writes the parts one after the other at `offset`, leaving out the first `skip` bytes of them all, and
+    /// completes when those bytes are durable (`RWF_DSYNC`). May write less than asked. For bytes within a
+    /// size that is durable: neither a name nor anything else of the file becomes durable by it.
+    WriteDurably {
+        /// The file.
+        file: Rc<Fd>,
+        /// What to write; comes back with the completion.
+        parts: Vec<Part>,
+        /// How much of the parts was written before.
         skip: usize,
         /// Where in the file the first byte goes.
         offset: u64,
@@ -136,7 +160,7 @@ pub enum Op {
 /// What a successful operation gives.
 #[derive(Debug)]
 pub enum Done {
-    /// Bytes sent or written.
+    /// Bytes sent, read or written.
     Count(usize),
     /// A descriptor: opened, or accepted.
     Opened(Rc<Fd>),
@@ -161,6 +185,57 @@ pub enum How {
     Unnamed,
     /// A new named file, mode 0600 (`O_CREAT | O_EXCL`).
     New,
+    /// An existing file at or beneath `at`, for reading; neither symbolic links nor `..` lead out (`EXDEV`,
+    /// `ELOOP`). Opens whatever is there without waiting for it; a directory says `EISDIR` when it is read.
+    ReadOnly,
+    /// An existing file at or beneath `at`, by the same rules, for reading and for writing in place.
+    ReadWrite,
+}
+
+/// One of the pieces that a durable write gathers.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// Bytes of this write alone.
+    pub head: Vec<u8>,
+    /// Bytes behind them that other writes may share.
+    pub body: Rc<Vec<Bytes>>,
+}
+
+impl Part {
+    /// How many bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        slices(&self.head, &self.body).map(<[u8]>::len).sum()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        slices(&self.head, &self.body)
+    }
+}
+
+/// What a write of `head` and `body` consists of, in order.
+pub(super) fn slices<'a>(head: &'a [u8], body: &'a [Bytes]) -> impl Iterator<Item = &'a [u8]> {
+    std::iter::once(head).chain(body.iter().map(Bytes::as_slice))
+}
+
+/// What one write takes of `slices` without their first `skip` bytes: as many vectors as the kernel allows
+/// (IOV_MAX), none of them empty. The rest goes with the next write.
+pub(super) fn vectors<'a>(
+    slices: impl Iterator<Item = &'a [u8]>,
+    mut skip: usize,
+) -> impl Iterator<Item = &'a [u8]> {
+    let rest = slices.map(move |slice| {
+        let skipped = skip.min(slice.len());
+        skip -= skipped;
+        &slice[skipped..]
+    });
+    rest.filter(|slice| !slice.is_empty()).take(limits::WRITE_VECTORS_MAX)
 }
 
 /// Bytes that a write can share with others without copying them.

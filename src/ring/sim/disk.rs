@@ -5,11 +5,12 @@
 //! they were made. Permissions are not simulated; who created a file is only noted.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use super::log::{Change, Log, Name};
+use super::log::{Change, Log, Name, Sequence};
 use crate::ring::Owner;
 
 /// Names a file, directory or symbolic link.
@@ -34,7 +35,8 @@ impl Default for Device {
 /// What a node is, and holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    File(Vec<u8>),
+    /// Shared between versions, and copies of the world, until one of them changes.
+    File(Rc<Vec<u8>>),
     Directory(BTreeMap<Vec<u8>, NodeId>),
     Symlink(Vec<u8>),
 }
@@ -69,6 +71,8 @@ pub(super) struct Disk {
     /// Root of a file system, by the directory that it covers.
     pub(super) mounts: BTreeMap<NodeId, NodeId>,
     pub(super) log: Log,
+    /// Files and directories with unwritten changes that were given up, of which nobody has heard yet.
+    pub(super) errors: BTreeSet<NodeId>,
     next: NodeId,
 }
 
@@ -81,6 +85,7 @@ impl Disk {
             devices: vec![Device::default()],
             mounts: BTreeMap::new(),
             log: Log::default(),
+            errors: BTreeSet::new(),
             next: ROOT,
         };
         disk.add(Content::Directory(BTreeMap::new()), 0, ROOT, Owner::Server);
@@ -138,7 +143,7 @@ impl Disk {
         if !self.device(device).has_tmpfile {
             return Err(Errno::OPNOTSUPP);
         }
-        let node = self.add(Content::File(Vec::new()), device, directory, owner);
+        let node = self.add(Content::File(Rc::default()), device, directory, owner);
         self.node_mut(node).unnamed = true;
         Ok(node)
     }
@@ -150,7 +155,25 @@ impl Disk {
             Some(slash) => (self.open_directory(start, &path[..slash], beneath)?, &path[slash + 1..]),
             None => (start, path),
         };
-        self.create(above, name, Content::File(Vec::new()), owner)
+        self.create(above, name, Content::File(Rc::default()), owner)
+    }
+
+    /// As open(2) of what exists; `EISDIR` for a directory that is to be written.
+    pub(super) fn open_existing(&self, start: NodeId, path: &[u8], writes: bool) -> Outcome<NodeId> {
+        let node = self.resolve(start, path, Rules { follow: false, beneath: true })?;
+        match &self.node(node).live {
+            Content::Directory(_) if writes => Err(Errno::ISDIR),
+            _ => Ok(node),
+        }
+    }
+
+    /// As pread(2), whole: the bytes from `offset` on, at most `wanted`.
+    pub(super) fn read(&self, file: NodeId, offset: u64, wanted: usize) -> Outcome<&[u8]> {
+        let Content::File(data) = &self.node(file).live else {
+            return Err(Errno::ISDIR);
+        };
+        let start = usize::try_from(offset).map_or(data.len(), |offset| offset.min(data.len()));
+        Ok(&data[start..data.len().min(start.saturating_add(wanted))])
     }
 
     /// As mkdir(2), for one name.
@@ -171,14 +194,13 @@ impl Disk {
         Ok(node)
     }
 
-    /// As pwrite(2), whole.
-    pub(super) fn write(&mut self, file: NodeId, offset: u64, bytes: Vec<u8>) -> Outcome<()> {
+    /// As pwrite(2), whole. Gives the place of the change in the log.
+    pub(super) fn write(&mut self, file: NodeId, offset: u64, bytes: Vec<u8>) -> Outcome<Sequence> {
         let Content::File(data) = &mut self.node_mut(file).live else {
             return Err(Errno::BADF);
         };
-        put(data, offset, &bytes);
-        self.log.add(file, Change::Data { file, offset, bytes });
-        Ok(())
+        put(Rc::make_mut(data), offset, &bytes);
+        Ok(self.log.add(file, Change::Data { file, offset, bytes }))
     }
 
     /// As link(2) from an open file.
@@ -280,7 +302,7 @@ impl Disk {
         let id = self.next;
         self.next += 1;
         let durable = match &content {
-            Content::File(_) => Content::File(Vec::new()),
+            Content::File(_) => Content::File(Rc::default()),
             Content::Directory(_) => Content::Directory(BTreeMap::new()),
             Content::Symlink(target) => Content::Symlink(target.clone()),
         };

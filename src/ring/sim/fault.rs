@@ -22,10 +22,16 @@ pub enum OpKind {
     OpenUnnamed,
     /// [`Op::Open`] with [`How::New`].
     OpenNew,
+    /// [`Op::Open`] of a file that exists, by [`How::ReadOnly`] or [`How::ReadWrite`].
+    OpenExisting,
     /// [`Op::MakeDir`].
     MakeDir,
+    /// [`Op::Read`].
+    Read,
     /// [`Op::Write`].
     Write,
+    /// [`Op::WriteDurably`].
+    WriteDurably,
     /// [`Op::Sync`].
     Sync,
     /// [`Op::SyncFs`].
@@ -42,7 +48,7 @@ pub enum OpKind {
 
 impl OpKind {
     /// Every kind, for tests that walk them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Accept,
         Self::Recv,
         Self::Send,
@@ -50,8 +56,11 @@ impl OpKind {
         Self::OpenDirectory,
         Self::OpenUnnamed,
         Self::OpenNew,
+        Self::OpenExisting,
         Self::MakeDir,
+        Self::Read,
         Self::Write,
+        Self::WriteDurably,
         Self::Sync,
         Self::SyncFs,
         Self::Link,
@@ -72,9 +81,12 @@ impl OpKind {
                 How::Directory | How::DirectoryBeneath | How::DirectoryTrusted => Self::OpenDirectory,
                 How::Unnamed => Self::OpenUnnamed,
                 How::New => Self::OpenNew,
+                How::ReadOnly | How::ReadWrite => Self::OpenExisting,
             },
             Op::MakeDir { .. } => Self::MakeDir,
+            Op::Read { .. } => Self::Read,
             Op::Write { .. } => Self::Write,
+            Op::WriteDurably { .. } => Self::WriteDurably,
             Op::Sync { .. } => Self::Sync,
             Op::SyncFs { .. } => Self::SyncFs,
             Op::Link { .. } => Self::Link,

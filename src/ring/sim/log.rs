@@ -3,10 +3,15 @@
 //! The rules are those that POSIX gives and no more, so they are stricter than any one file system:
 //! syncing a file keeps its data and no name, syncing a directory keeps its names and no data, and of
 //! what was never synced each change survives or not on its own. A sync covers what had been done when
-//! it was *asked for*; what is done while it runs it may or may not cover.
+//! it was *asked for*; what is done while it runs it may or may not cover. Data goes to the disk in sectors,
+//! each of which is old or new.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::rc::Rc;
+
+use rustix::io::Errno;
 
 use super::disk::{Content, DeviceId, Disk, NodeId, ROOT, put};
 use super::random::Random;
@@ -15,13 +20,13 @@ use super::random::Random;
 pub(super) type Sequence = u64;
 
 /// Changes that are live and not yet durable.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Log {
     next: Sequence,
     records: Vec<Record>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Record {
     sequence: Sequence,
     /// The file or directory whose sync makes this durable.
@@ -31,20 +36,17 @@ struct Record {
     is_forsaken: bool,
 }
 
-/// One change; survives a power cut whole or not at all.
-#[derive(Debug)]
+/// One change.
+#[derive(Clone, Debug)]
 pub(super) enum Change {
-    Data {
-        file: NodeId,
-        offset: u64,
-        bytes: Vec<u8>,
-    },
-    /// One name or, for a rename, all that it changes.
+    /// Survives a power cut in any part, sector by sector, and so does the size that it brings.
+    Data { file: NodeId, offset: u64, bytes: Vec<u8> },
+    /// One name or, for a rename, all that it changes; survives whole or not at all.
     Names(Vec<Name>),
 }
 
 /// A name that appeared or went.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Name {
     pub(super) directory: NodeId,
     pub(super) name: Vec<u8>,
@@ -75,9 +77,11 @@ impl Name {
 
 impl Log {
     /// Notes a change that is now live.
-    pub(super) fn add(&mut self, settled_by: NodeId, change: Change) {
-        self.records.push(Record { sequence: self.next, settled_by, change, is_forsaken: false });
+    pub(super) fn add(&mut self, settled_by: NodeId, change: Change) -> Sequence {
+        let sequence = self.next;
+        self.records.push(Record { sequence, settled_by, change, is_forsaken: false });
         self.next += 1;
+        sequence
     }
 
     /// Where the log ends now: a sync that is asked for at this moment covers what lies before.
@@ -127,13 +131,54 @@ impl Disk {
                 continue;
             }
             self.make_durable(&record.change);
-            // A name that is durably gone does not come back through an older change: a file system
-            // commits its names in order.
-            if let Change::Names(names) = &record.change {
-                kept.retain(|older| !older.is_undone_by(names));
-            }
+            supersede(&mut kept, &record.change);
         }
         self.log.records = kept;
+    }
+
+    /// Makes durable what one write changed, as far as it lies within the durable size of the file.
+    ///
+    /// # Errors
+    /// `EIO` when somebody else's sync has failed for it.
+    pub(super) fn settle_write(&mut self, sequence: Sequence) -> Result<(), Errno> {
+        if self.log.records.iter().any(|record| record.sequence == sequence && record.is_forsaken) {
+            return Err(Errno::IO);
+        }
+        let mut kept: Vec<Record> = Vec::new();
+        for record in std::mem::take(&mut self.log.records) {
+            let Change::Data { file, .. } = &record.change else {
+                kept.push(record);
+                continue;
+            };
+            if record.sequence != sequence {
+                kept.push(record);
+                continue;
+            }
+            let size = match self.durable(*file) {
+                Some(Content::File(data)) => offset_of(data.len()),
+                _ => 0,
+            };
+            let beyond = record.outside(&(0..size));
+            for part in record.outside(&(size..u64::MAX)) {
+                self.make_durable(&part.change);
+                supersede(&mut kept, &part.change);
+            }
+            kept.extend(beyond);
+        }
+        self.log.records = kept;
+        Ok(())
+    }
+
+    /// A sync of `node` begins; fails when changes of it were given up and nobody has been told.
+    ///
+    /// # Errors
+    /// `EIO`, once.
+    pub(super) fn report(&mut self, node: NodeId) -> Result<(), Errno> {
+        if self.errors.remove(&node) {
+            self.forsake(node);
+            return Err(Errno::IO);
+        }
+        Ok(())
     }
 
     /// A sync of `node` has failed: its unwritten data is given up.
@@ -143,11 +188,21 @@ impl Disk {
         }
     }
 
-    /// A sync of the whole file system has failed.
+    /// A sync of the whole file system has failed. Whoever then syncs one of its files is told as well.
     pub(super) fn forsake_device(&mut self, device: DeviceId) {
         let nodes = &self.nodes;
         for record in &mut self.log.records {
-            record.is_forsaken |= nodes[&record.settled_by].device == device;
+            if nodes[&record.settled_by].device == device && !record.is_forsaken {
+                record.is_forsaken = true;
+                self.errors.insert(record.settled_by);
+            }
+        }
+    }
+
+    /// A write that was to be durable has failed.
+    pub(super) fn forsake_write(&mut self, sequence: Sequence) {
+        for record in &mut self.log.records {
+            record.is_forsaken |= record.sequence == sequence;
         }
     }
 
@@ -155,7 +210,7 @@ impl Disk {
         match change {
             Change::Data { file, offset, bytes } => {
                 if let Some(Content::File(data)) = self.durable(*file) {
-                    put(data, *offset, bytes);
+                    put(Rc::make_mut(data), *offset, bytes);
                 }
             }
             Change::Names(names) => {
@@ -180,14 +235,39 @@ impl Disk {
         self.settle_all(Sequence::MAX, |_, _| true);
     }
 
+    /// Leaves of a change whatever chance wants.
+    fn tear(&mut self, change: &Change, random: &mut Random) {
+        let Change::Data { file, offset, bytes } = change else {
+            if random.once_in(2) {
+                self.make_durable(change);
+            }
+            return;
+        };
+        // All and nothing are common ends of a write, and hardly ever met sector by sector.
+        match random.below(4) {
+            0 => return,
+            1 => return self.make_durable(change),
+            _ => {}
+        }
+        let Some(Content::File(data)) = self.durable(*file) else { return };
+        let data = Rc::make_mut(data);
+        if random.once_in(2) {
+            put(data, offset + offset_of(bytes.len()), &[]);
+        }
+        for sector in sectors(*offset, bytes.len()) {
+            if random.once_in(2) {
+                put(data, offset + offset_of(sector.start), &bytes[sector]);
+            }
+        }
+    }
+
     /// The power is cut: what was durable stays, each other change stays or goes by chance, and
     /// nobody holds anything open.
     pub(super) fn power_cut(&mut self, random: &mut Random) {
         for record in std::mem::take(&mut self.log.records) {
-            if random.once_in(2) {
-                self.make_durable(&record.change);
-            }
+            self.tear(&record.change, random);
         }
+        self.errors.clear();
         let mut links: BTreeMap<NodeId, u32> = BTreeMap::new();
         let mut reached = BTreeSet::from([ROOT]);
         let mut ahead = vec![ROOT];
@@ -215,7 +295,63 @@ impl Disk {
     }
 }
 
+/// Takes from `older` what cannot come back once `durable` is on the disk: a file system commits its names in
+/// order, and a sector is not written twice.
+fn supersede(older: &mut Vec<Record>, durable: &Change) {
+    match durable {
+        Change::Names(names) => older.retain(|record| !record.is_undone_by(names)),
+        Change::Data { file, offset, bytes } => {
+            let range = *offset..offset + offset_of(bytes.len());
+            if older.iter().any(|record| record.meets(*file, &range)) {
+                let records = std::mem::take(older).into_iter();
+                older.extend(records.flat_map(|record| {
+                    if record.meets(*file, &range) { record.outside(&range) } else { vec![record] }
+                }));
+            }
+        }
+    }
+}
+
+/// The parts of a write of `length` bytes at `offset` that lie in one sector each, as ranges of its bytes.
+fn sectors(offset: u64, length: usize) -> impl Iterator<Item = Range<usize>> {
+    let first = usize::try_from(offset % SECTOR_BYTES).expect("less than a sector");
+    let sector = usize::try_from(SECTOR_BYTES).expect("few");
+    (0..(first + length).div_ceil(sector))
+        .map(move |index| (index * sector).max(first) - first..((index + 1) * sector - first).min(length))
+}
+
+fn offset_of(length: usize) -> u64 {
+    u64::try_from(length).expect("sizes fit 64 bits")
+}
+
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: u64 = 512;
+
 impl Record {
+    /// Whether this writes something of `range` in `file`.
+    fn meets(&self, file: NodeId, range: &Range<u64>) -> bool {
+        matches!(&self.change, Change::Data { file: of, offset, bytes }
+            if *of == file && *offset < range.end && range.start < offset + offset_of(bytes.len()))
+    }
+
+    /// What this writes outside of `range`, which cuts it in two at most.
+    fn outside(&self, range: &Range<u64>) -> Vec<Self> {
+        let Change::Data { file, offset, bytes } = &self.change else {
+            unreachable!("only data has a range");
+        };
+        let end = offset + offset_of(bytes.len());
+        let parts = [*offset..end.min(range.start), range.end.max(*offset)..end];
+        let parts = parts.into_iter().filter(|part| part.start < part.end);
+        parts
+            .map(|part| {
+                let place = |at: u64| usize::try_from(at - offset).expect("within the bytes");
+                let bytes = bytes[place(part.start)..place(part.end)].to_vec();
+                let change = Change::Data { file: *file, offset: part.start, bytes };
+                Self { change, ..*self }
+            })
+            .collect()
+    }
+
     /// Whether this only added a name that `later` takes away again.
     fn is_undone_by(&self, later: &[Name]) -> bool {
         let Change::Names(names) = &self.change else {

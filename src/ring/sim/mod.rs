@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub use network::{Client, Cut};
 pub use world::World;
 
 use log::Sequence;
-use perform::{give_up, outcome, path_of};
+use perform::{give_up, outcome, path_of, write_durably};
 use world::{Handle, State};
 
 /// A simulated ring. Several may take part in one world.
@@ -61,7 +62,17 @@ struct Flight {
     due: Time,
     /// The last change of the disk that it has to cover, if it is a sync.
     asked: Sequence,
+    /// Of a durable write: what it wrote and has to make durable.
+    written: Option<Written>,
     is_cancelled: bool,
+}
+
+/// The first half of a durable write.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    /// Where in the log of the disk.
+    change: Sequence,
+    count: usize,
 }
 
 impl Sim {
@@ -145,9 +156,23 @@ impl Sim {
         let path = path_of(&flight.op, state);
         let result = if flight.is_cancelled {
             Err(Errno::CANCELED)
+        } else if flight.written.is_some() {
+            self.perform(&mut flight, state)
         } else if let Some(errno) = state.strike(kind, &path) {
             give_up(&flight.op, state);
             Err(errno)
+        } else if kind == OpKind::WriteDurably {
+            // Two steps, as in the kernel, and the power may be cut between them.
+            match write_durably(&flight.op, state) {
+                Ok(written) => {
+                    state.note(&format!("{kind:?} {path} wrote {} bytes", written.count));
+                    flight.written = Some(written);
+                    flight.due = state.now.after(delay(&flight.op, state));
+                    self.flights.push(flight);
+                    return;
+                }
+                Err(errno) => Err(errno),
+            }
         } else {
             self.perform(&mut flight, state)
         };
@@ -191,7 +216,7 @@ impl Ring for Sim {
         let mut state = self.world.state();
         let due = state.now.after(delay(&op, &mut state));
         let asked = state.disk.log.end();
-        self.flights.push(Flight { token, op, due, asked, is_cancelled: false });
+        self.flights.push(Flight { token, op, due, asked, written: None, is_cancelled: false });
     }
 
     fn cancel(&mut self, token: Token) {
@@ -201,7 +226,8 @@ impl Ring for Sim {
         };
         let is_waiting = !is_ready(flight, &state);
         // A call that a thread is in the middle of is not called back: syncfs never, others by chance.
-        let is_stoppable = !matches!(flight.op, Op::SyncFs { .. }) && state.random.once_in(2);
+        let is_under_way = matches!(flight.op, Op::SyncFs { .. }) || flight.written.is_some();
+        let is_stoppable = !is_under_way && state.random.once_in(2);
         if is_waiting || is_stoppable {
             flight.is_cancelled = true;
         }
@@ -257,6 +283,16 @@ impl Ring for Sim {
         let state = self.world.view();
         let node = state.node(fd.raw())?;
         Ok(state.disk.node(node).device)
+    }
+
+    fn names(&self, directory: &Fd) -> Result<Vec<CString>, Errno> {
+        let mut state = self.world.state();
+        let node = state.node(directory.raw())?;
+        let names = state.disk.entries(node)?.keys();
+        let mut names: Vec<CString> =
+            names.map(|name| CString::new(name.as_slice()).expect("names are without NUL")).collect();
+        state.random.shuffle(&mut names);
+        Ok(names)
     }
 
     fn sync_failures(&mut self, on: &Fd) -> Result<u64, Errno> {
@@ -328,7 +364,7 @@ fn is_ready(flight: &Flight, state: &State) -> bool {
 fn delay(op: &Op, state: &mut State) -> Duration {
     let microseconds = match op {
         Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Doorbell { .. } => 20,
-        Op::Sync { .. } | Op::SyncFs { .. } => 5000,
+        Op::WriteDurably { .. } | Op::Sync { .. } | Op::SyncFs { .. } => 5000,
         _ => 300,
     };
     let microseconds = state.random.below(microseconds);

@@ -8,10 +8,11 @@ use rustix::io::Errno;
 
 use super::disk::{NodeId, ROOT, Rules};
 use super::log::Sequence;
-use super::world::{Handle, State};
-use super::{Flight, Sim};
-use crate::limits;
-use crate::ring::{Bytes, Done, Fd, How, Identity, Op, Owner};
+use super::random::Random;
+use super::world::{Access, Handle, State};
+use super::{Flight, Sim, Written};
+use crate::ring::op::{slices, vectors};
+use crate::ring::{Done, Fd, How, Identity, Op, Owner, Part};
 
 impl Sim {
     /// Does one operation that is ready.
@@ -48,27 +49,47 @@ impl Sim {
                 **count = rung.to_ne_bytes();
                 Ok(Done::Plain)
             }
+            Op::Read { file, buffer, offset } => {
+                let file = state.node_for(file.raw(), Access::Read)?;
+                let there = state.disk.read(file, *offset, buffer.len())?;
+                let count = shortened(there.len(), &mut state.random);
+                buffer[..count].copy_from_slice(&there[..count]);
+                Ok(Done::Count(count))
+            }
             Op::Write { file, head, body, skip, offset } => {
-                let file = state.node(file.raw())?;
-                let mut bytes = gather(head, body, *skip);
-                if bytes.len() > 1 && state.random.once_in(8) {
-                    bytes.truncate(1 + state.random.below(bytes.len() - 1));
-                }
+                let file = state.node_for(file.raw(), Access::Write)?;
+                let bytes = gather(slices(head, body), *skip, &mut state.random);
                 let count = bytes.len();
                 state.disk.write(file, *offset, bytes)?;
                 Ok(Done::Count(count))
+            }
+            Op::WriteDurably { .. } => {
+                let written = flight.written.expect("it is written before it is durable");
+                state.disk.settle_write(written.change)?;
+                Ok(Done::Count(written.count))
             }
             Op::Open { at, path, how, identity } => {
                 let owner = owner_of(identity, state);
                 let start = start(at.as_ref(), state)?;
                 let node = open(state, start, path.to_bytes(), *how, owner)?;
                 let path = joined(at.as_ref(), path, state);
-                let raw = state.open(Handle::Node(node, path));
+                let raw = state.open(Handle::Node(node, path, access(*how)));
                 Ok(Done::Opened(Fd::new(raw, &self.closing)))
             }
             op => change(op, flight.asked, state).map(|()| Done::Plain),
         }
     }
+}
+
+/// The first half of a durable write: the bytes are in the file for all to see, and not yet on the disk.
+pub(super) fn write_durably(op: &Op, state: &mut State) -> Result<Written, Errno> {
+    let Op::WriteDurably { file, parts, skip, offset } = op else {
+        unreachable!("the caller matched the operation");
+    };
+    let file = state.node_for(file.raw(), Access::Write)?;
+    let bytes = gather(parts.iter().flat_map(Part::slices), *skip, &mut state.random);
+    let count = bytes.len();
+    Ok(Written { change: state.disk.write(file, *offset, bytes)?, count })
 }
 
 fn open(state: &mut State, start: NodeId, path: &[u8], how: How, owner: Owner) -> Result<NodeId, Errno> {
@@ -78,6 +99,8 @@ fn open(state: &mut State, start: NodeId, path: &[u8], how: How, owner: Owner) -
         How::DirectoryTrusted => (true, false),
         How::Unnamed => return state.disk.open_unnamed(start, path, owner),
         How::New => return state.disk.open_new(start, path, owner),
+        How::ReadOnly => return state.disk.open_existing(start, path, false),
+        How::ReadWrite => return state.disk.open_existing(start, path, true),
     };
     state.disk.open_directory(start, path, Rules { follow, beneath })
 }
@@ -93,6 +116,7 @@ fn change(op: &Op, asked: Sequence, state: &mut State) -> Result<(), Errno> {
         }
         Op::Sync { file } => {
             let node = state.node(file.raw())?;
+            state.disk.report(node)?;
             state.disk.settle(node, asked);
             Ok(())
         }
@@ -138,28 +162,35 @@ pub(super) fn give_up(op: &Op, state: &mut State) {
                 *state.sync_failures.entry(device).or_default() += 1;
             }
         }
+        // It failed before it wrote anything, or on the way to the disk.
+        Op::WriteDurably { .. } if state.random.once_in(2) => {
+            if let Ok(written) = write_durably(op, state) {
+                state.disk.forsake_write(written.change);
+            }
+        }
         _ => {}
     }
 }
 
-/// The bytes of one write: as many vectors as the kernel takes at once.
-fn gather(head: &[u8], body: &[Bytes], mut skip: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut vectors = 0;
-    for part in std::iter::once(head).chain(body.iter().map(Bytes::as_slice)) {
-        let skipped = skip.min(part.len());
-        skip -= skipped;
-        let rest = &part[skipped..];
-        if rest.is_empty() {
-            continue;
-        }
-        bytes.extend_from_slice(rest);
-        vectors += 1;
-        if vectors == limits::WRITE_VECTORS_MAX {
-            break;
-        }
-    }
+/// The bytes of one write: what the kernel takes at once, or by chance less.
+fn gather<'a>(slices: impl Iterator<Item = &'a [u8]>, skip: usize, random: &mut Random) -> Vec<u8> {
+    let mut bytes: Vec<u8> = vectors(slices, skip).flatten().copied().collect();
+    bytes.truncate(shortened(bytes.len(), random));
     bytes
+}
+
+/// How much of `count` bytes is transferred: less, now and then, but something.
+fn shortened(count: usize, random: &mut Random) -> usize {
+    if count > 1 && random.once_in(8) { 1 + random.below(count - 1) } else { count }
+}
+
+/// What a descriptor that was opened like this may be used for.
+fn access(how: How) -> Access {
+    match how {
+        How::Directory | How::DirectoryBeneath | How::DirectoryTrusted | How::ReadOnly => Access::Read,
+        How::Unnamed | How::New => Access::Write,
+        How::ReadWrite => Access::ReadWrite,
+    }
 }
 
 fn start(at: Option<&Rc<Fd>>, state: &State) -> Result<NodeId, Errno> {
@@ -178,9 +209,11 @@ pub(super) fn path_of(op: &Op, state: &State) -> String {
     match op {
         Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Doorbell { .. } => String::new(),
         Op::Open { at, path, .. } => joined(at.as_ref(), path, state),
-        Op::Write { file, .. } | Op::Sync { file } | Op::SyncFs { on: file } => {
-            state.path(file.raw()).to_owned()
-        }
+        Op::Read { file, .. }
+        | Op::Write { file, .. }
+        | Op::WriteDurably { file, .. }
+        | Op::Sync { file }
+        | Op::SyncFs { on: file } => state.path(file.raw()).to_owned(),
         Op::MakeDir { at, name, .. } | Op::Unlink { at, name, .. } => joined(Some(at), name, state),
         Op::Link { into, name, .. } | Op::LinkName { into, name, .. } | Op::Rename { into, name, .. } => {
             joined(Some(into), name, state)

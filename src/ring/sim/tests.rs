@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use super::{Client, Cut, Device, Fault, OpKind, Sim, World};
 use crate::ring::{Bytes, Completion, Done, Fd, How, Identity, Op, Owner, Ring, Time, Token};
 
+mod files;
+
 /// A world with one ring in it, and a way to do one thing after the other.
 struct Rig {
     world: World,

@@ -55,8 +55,16 @@ pub(super) enum Handle {
     Socket(ConnectionId),
     /// An eventfd with its count.
     Event(u64),
-    /// A file or directory, and the path it was opened by.
-    Node(NodeId, String),
+    /// A file or directory, the path it was opened by, and what for.
+    Node(NodeId, String, Access),
+}
+
+/// What a descriptor may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+    ReadWrite,
 }
 
 impl World {
@@ -196,6 +204,23 @@ impl World {
         state.disk.settle_everything();
     }
 
+    /// Puts a file in a directory that exists, durably, in place of the one that may be there.
+    ///
+    /// # Panics
+    /// As [`make_directory`](Self::make_directory).
+    pub fn write_file(&self, path: &str, bytes: &[u8]) {
+        let mut state = self.state.borrow_mut();
+        let (directory, name) = path.rsplit_once('/').expect("an absolute path");
+        let at = state.find(&format!("{directory}/")).unwrap_or_else(|errno| panic!("{directory}: {errno}"));
+        let disk = &mut state.disk;
+        if disk.child(at, name.as_bytes()).is_ok() {
+            disk.unlink(at, name.as_bytes()).unwrap_or_else(|errno| panic!("{path}: {errno}"));
+        }
+        let file = disk.open_new(at, name.as_bytes(), Owner::Server).expect("the name is free");
+        disk.write(file, 0, bytes.to_vec()).expect("it is a file");
+        disk.settle_everything();
+    }
+
     /// The bytes of a file, as they are live.
     ///
     /// # Errors
@@ -203,7 +228,7 @@ impl World {
     pub fn read(&self, path: &str) -> Result<Vec<u8>, Errno> {
         let state = self.state.borrow();
         match &state.disk.node(state.find(path)?).live {
-            Content::File(data) => Ok(data.clone()),
+            Content::File(data) => Ok(data.to_vec()),
             _ => Err(Errno::ISDIR),
         }
     }
@@ -287,7 +312,7 @@ impl State {
     }
 
     pub(super) fn open(&mut self, handle: Handle) -> RawFd {
-        if let Handle::Node(node, _) = &handle {
+        if let Handle::Node(node, ..) = &handle {
             self.disk.hold(*node);
         }
         let raw = self.next_handle;
@@ -300,7 +325,7 @@ impl State {
         // After a power cut nothing is open, whatever the old executor still drops.
         match self.handles.remove(&raw) {
             Some(Handle::Socket(connection)) => self.network.close(connection),
-            Some(Handle::Node(node, _)) => self.disk.let_go(node),
+            Some(Handle::Node(node, ..)) => self.disk.let_go(node),
             Some(Handle::Listener | Handle::Event(_)) | None => {}
         }
     }
@@ -319,9 +344,19 @@ impl State {
 
     pub(super) fn node(&self, raw: RawFd) -> Result<NodeId, Errno> {
         match self.handle(raw) {
-            Some(Handle::Node(node, _)) => Ok(*node),
+            Some(Handle::Node(node, ..)) => Ok(*node),
             Some(_) => Err(Errno::INVAL),
             None => Err(Errno::BADF),
+        }
+    }
+
+    /// As [`node`](Self::node), for a use that `access` stands for.
+    pub(super) fn node_for(&self, raw: RawFd, access: Access) -> Result<NodeId, Errno> {
+        match self.handle(raw) {
+            Some(Handle::Node(_, _, granted)) if *granted != access && *granted != Access::ReadWrite => {
+                Err(Errno::BADF)
+            }
+            _ => self.node(raw),
         }
     }
 
@@ -336,7 +371,7 @@ impl State {
     /// The path by which a descriptor was opened; sockets and the like have none.
     pub(super) fn path(&self, raw: RawFd) -> &str {
         match self.handle(raw) {
-            Some(Handle::Node(_, path)) => path,
+            Some(Handle::Node(_, path, _)) => path,
             _ => "",
         }
     }

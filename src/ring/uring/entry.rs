@@ -13,7 +13,7 @@ use io_uring::{opcode, squeue, types};
 use super::setup::LinkBy;
 use crate::limits;
 use crate::ring::Token;
-use crate::ring::op::{Bytes, How, Op};
+use crate::ring::op::{self, Fd, How, Op, Part};
 
 /// An operation in flight and what its submission entry points to.
 #[derive(Debug)]
@@ -74,11 +74,21 @@ impl Slot {
                 .build()
                 .personality(identity.personality(own)),
             Op::Write { file, head, body, skip, offset } => {
-                fill_vectors(&mut self.vectors, head, body, *skip);
-                let count = length32(self.vectors.len());
-                opcode::Writev::new(types::Fd(file.raw()), self.vectors.as_ptr(), count)
-                    .offset(*offset)
+                fill(&mut self.vectors, op::slices(head, body), *skip);
+                writev(file, &self.vectors, *offset).build()
+            }
+            Op::WriteDurably { file, parts, skip, offset } => {
+                fill(&mut self.vectors, parts.iter().flat_map(Part::slices), *skip);
+                // A file system that takes buffered writes where they are submitted (XFS) would also wait for
+                // the disk there, in the worker's own thread.
+                writev(file, &self.vectors, *offset)
+                    .rw_flags(libc::RWF_DSYNC)
                     .build()
+                    .flags(squeue::Flags::ASYNC)
+            }
+            Op::Read { file, buffer, offset } => {
+                let wanted = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+                opcode::Read::new(types::Fd(file.raw()), buffer.as_mut_ptr(), wanted).offset(*offset).build()
             }
             Op::Sync { file } => opcode::Fsync::new(types::Fd(file.raw())).build(),
             Op::SyncFs { .. } => unreachable!("goes to a helper thread"),
@@ -117,23 +127,16 @@ impl Slot {
     }
 }
 
-/// The vectors of `head` and `body` without their first `skip` bytes, at most IOV_MAX of them (the
-/// rest goes with the next write).
-fn fill_vectors(vectors: &mut Vec<libc::iovec>, head: &[u8], body: &[Bytes], mut skip: usize) {
+fn fill<'a>(vectors: &mut Vec<libc::iovec>, slices: impl Iterator<Item = &'a [u8]>, skip: usize) {
     vectors.clear();
-    let parts = std::iter::once(head).chain(body.iter().map(Bytes::as_slice));
-    for part in parts {
-        let skipped = skip.min(part.len());
-        skip -= skipped;
-        let rest = &part[skipped..];
-        if rest.is_empty() {
-            continue;
-        }
-        vectors.push(libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() });
-        if vectors.len() == limits::WRITE_VECTORS_MAX {
-            return;
-        }
-    }
+    vectors.extend(
+        op::vectors(slices, skip)
+            .map(|bytes| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }),
+    );
+}
+
+fn writev(file: &Fd, vectors: &[libc::iovec], offset: u64) -> opcode::Writev {
+    opcode::Writev::new(types::Fd(file.raw()), vectors.as_ptr(), length32(vectors.len())).offset(offset)
 }
 
 fn open_how(how: How) -> OpenHow {
@@ -157,6 +160,8 @@ fn open_how(how: How) -> OpenHow {
             0o600,
             libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS,
         ),
+        How::ReadOnly => (EXISTING | libc::O_RDONLY, 0, libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS),
+        How::ReadWrite => (EXISTING | libc::O_RDWR, 0, libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS),
     };
     OpenHow::new().flags(u64::from(flags.cast_unsigned())).mode(mode).resolve(resolve)
 }
@@ -164,6 +169,9 @@ fn open_how(how: How) -> OpenHow {
 pub(super) fn length32(length: usize) -> u32 {
     u32::try_from(length).expect("replies, buffers and vectors are far below 4 GiB")
 }
+
+/// Whatever stands under the name: a pipe or a device must not keep us waiting.
+const EXISTING: libc::c_int = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
 
 pub(super) const BUFFER_GROUP: u16 = 0;
 const BUFFER_LENGTH: u32 = {

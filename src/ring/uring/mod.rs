@@ -8,6 +8,7 @@
 )]
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, unbounded};
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use rustix::fs::{RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use self::buffers::BufferRing;
@@ -273,7 +275,9 @@ impl Uring {
                 }
                 None => Done::Closed,
             },
-            Op::Send { .. } | Op::Write { .. } => Done::Count(value as usize),
+            Op::Send { .. } | Op::Read { .. } | Op::Write { .. } | Op::WriteDurably { .. } => {
+                Done::Count(value as usize)
+            }
             _ => Done::Plain,
         }
     }
@@ -349,6 +353,22 @@ impl Ring for Uring {
         let device = rustix::fs::fstat(borrow(fd))?.st_dev;
         fd.device.set(Some(device));
         Ok(device)
+    }
+
+    fn names(&self, directory: &Fd) -> Result<Vec<CString>, Errno> {
+        let directory = borrow(directory);
+        rustix::fs::seek(directory, SeekFrom::Start(0))?;
+        let mut buffer = Vec::with_capacity(NAMES_BYTES);
+        // By the descriptor itself: whoever opened it was allowed to, we might not be.
+        let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
+        let mut names = Vec::new();
+        while let Some(entry) = entries.next() {
+            let name = entry?.file_name().to_owned();
+            if !matches!(name.as_bytes(), b"." | b"..") {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 
     fn sync_failures(&mut self, on: &Fd) -> Result<u64, Errno> {
@@ -441,6 +461,8 @@ fn token_of(data: u64) -> Token {
     }
 }
 
+/// What one getdents(2) may fill.
+const NAMES_BYTES: usize = 64 * 1024;
 /// Completions that nobody waits for: closes, cancellations.
 const IGNORED: u64 = u64::MAX;
 /// The ring's own eventfd: answers of the syncfs threads are there.
