@@ -462,6 +462,12 @@ impl Gate {
         Some(Permit { gate: self, exec, places })
     }
 
+    /// As [`enter_now`](Self::enter_now), but leaves half of the places to others.
+    pub fn enter_if_half_free<'g>(&'g self, exec: &'g Exec, wanted: usize) -> Option<Permit<'g>> {
+        let left = self.free.get().checked_sub(wanted)?;
+        if left < self.places / 2 { None } else { self.enter_now(exec, wanted) }
+    }
+
     fn leave(&self, exec: &Exec, places: usize) {
         self.free.set(self.free.get() + places);
         self.call(exec);
@@ -502,6 +508,41 @@ impl Drop for InLine<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.gate.leave(self.exec, self.places);
+    }
+}
+
+/// Something that goes on while its task awaits other things.
+pub struct Meanwhile<'m, T> {
+    future: Pin<Box<dyn Future<Output = T> + 'm>>,
+    result: Option<T>,
+}
+
+impl<'m, T> Meanwhile<'m, T> {
+    /// Makes `future` go on in what the current task awaits [`during`](Self::during) it.
+    pub fn new(future: impl Future<Output = T> + 'm) -> Self {
+        Self { future: Box::pin(future), result: None }
+    }
+
+    /// Awaits `main`.
+    pub async fn during<M>(&mut self, main: impl Future<Output = M>) -> M {
+        let mut main = std::pin::pin!(main);
+        std::future::poll_fn(|context| {
+            if self.result.is_none()
+                && let Poll::Ready(result) = self.future.as_mut().poll(context)
+            {
+                self.result = Some(result);
+            }
+            main.as_mut().poll(context)
+        })
+        .await
+    }
+
+    /// Awaits the thing itself.
+    pub async fn finish(self) -> T {
+        match self.result {
+            Some(result) => result,
+            None => self.future.await,
+        }
     }
 }
 

@@ -69,6 +69,9 @@ pub const PRESSURE_LOOK: std::time::Duration = std::time::Duration::from_secs(1)
 /// Deliveries of one message that run side by side: each has a few descriptors open.
 pub const DELIVERIES_AT_ONCE: usize = 64;
 
+/// Files of one message that may be opened while it arrives.
+pub const EARLY_FILES: usize = 4;
+
 /// Commands of one connection in a row before the others have their turn.
 pub const COMMANDS_PER_TURN: u32 = 64;
 

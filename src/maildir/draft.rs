@@ -20,7 +20,7 @@ pub struct Draft {
     temporary: Option<Temporary>,
     /// What syncfs(2) is called on.
     directory: Rc<Fd>,
-    /// Failed rounds of the file system before the first byte was written.
+    /// Failed rounds of the file system before anything was made in it.
     failures: u64,
 }
 
@@ -41,29 +41,38 @@ impl Draft {
     /// # Errors
     /// The step that failed.
     pub async fn create(store: &Store, place: &Place, shared: bool) -> Result<Self, Fault> {
-        let failures = sync_failures(store, &place.new)?;
-        if store.has_unnamed_files(&place.new) {
-            let op = Op::Open {
-                at: Some(Rc::clone(&place.new)),
-                path: c".".to_owned(),
-                how: How::Unnamed,
-                identity: place.identity.clone(),
-            };
-            match store.open(Step::Create, op).await {
-                // What file systems and kernels say that do not know O_TMPFILE (open(2)).
-                Err(Fault { errno: Errno::OPNOTSUPP | Errno::ISDIR, .. }) => {
-                    store.remember_named_only(&place.new);
-                }
-                opened => {
-                    let directory = Rc::clone(&place.new);
-                    return Ok(Self { file: opened?, written: 0, temporary: None, directory, failures });
-                }
-            }
+        match Self::create_unnamed(store, place).await? {
+            Some(draft) => Ok(draft),
+            None => Self::create_named(store, place, shared).await,
         }
-        Self::create_named(store, place, shared, failures).await
     }
 
-    async fn create_named(store: &Store, place: &Place, shared: bool, failures: u64) -> Result<Self, Fault> {
+    /// Creates a file that vanishes by itself when the draft is dropped; `None` where the file system has no
+    /// such files.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn create_unnamed(store: &Store, place: &Place) -> Result<Option<Self>, Fault> {
+        if !store.has_unnamed_files(&place.new) {
+            return Ok(None);
+        }
+        let op = Op::Open {
+            at: Some(Rc::clone(&place.new)),
+            path: c".".to_owned(),
+            how: How::Unnamed,
+            identity: place.identity.clone(),
+        };
+        match store.open(Step::Create, op).await {
+            // What file systems and kernels say that do not know O_TMPFILE (open(2)).
+            Err(Fault { errno: Errno::OPNOTSUPP | Errno::ISDIR, .. }) => {
+                store.remember_named_only(&place.new);
+                Ok(None)
+            }
+            opened => Ok(Some(Self::new(opened?, None, place))),
+        }
+    }
+
+    async fn create_named(store: &Store, place: &Place, shared: bool) -> Result<Self, Fault> {
         let tmp = place.tmp(store).await?;
         let name = c_name(store.names.unique(store.exec.wall()));
         let op = Op::Open {
@@ -80,8 +89,12 @@ impl Draft {
             moves: Cell::new(!shared),
             moved: Cell::new(false),
         };
-        let temporary = Some(temporary);
-        Ok(Self { file, written: 0, temporary, directory: Rc::clone(&place.new), failures })
+        Ok(Self::new(file, Some(temporary), place))
+    }
+
+    fn new(file: Rc<Fd>, temporary: Option<Temporary>, place: &Place) -> Self {
+        let directory = Rc::clone(&place.new);
+        Self { file, written: 0, temporary, directory, failures: place.failures }
     }
 
     /// Writes `head` and `body` behind what was written before. The bytes are in the page cache
@@ -141,7 +154,7 @@ impl Draft {
 
     /// An error that another round met may have been ours: it is told only once.
     fn check_rounds(&self, store: &Store) -> Result<(), Fault> {
-        if sync_failures(store, &self.directory)? == self.failures {
+        if store.sync_failures(&self.directory)? == self.failures {
             return Ok(());
         }
         Err(Fault { step: Step::SyncRound, errno: Errno::IO })
@@ -228,15 +241,6 @@ impl Draft {
             let _ = store.exec.run(Op::Unlink { at: tmp, name, identity }).await;
         }
     }
-}
-
-/// Failed rounds so far, where durability depends on rounds.
-fn sync_failures(store: &Store, on: &Fd) -> Result<u64, Fault> {
-    if store.settings.durability != Durability::Group {
-        return Ok(0);
-    }
-    let failures = store.exec.with_ring(|ring| ring.sync_failures(on));
-    failures.map_err(|errno| Fault { step: Step::SyncRound, errno })
 }
 
 /// How often a taken name is replaced by another.

@@ -104,6 +104,12 @@ impl Store {
         self.long.enter_now(&self.exec, files)
     }
 
+    /// Leave for a message that is still arriving to have `files` open before they are needed; `None` if there
+    /// are better uses for them.
+    pub fn admit_early(&self, files: usize) -> Option<Permit<'_>> {
+        self.long.enter_if_half_free(&self.exec, files)
+    }
+
     /// Says that a message will want its round soon, where durability depends on rounds.
     #[must_use]
     pub fn approach(&self) -> Option<Approach> {
@@ -128,6 +134,15 @@ impl Store {
             Done::Opened(fd) => Ok(fd),
             _ => unreachable!("an open gives a descriptor"),
         }
+    }
+
+    /// Failed rounds so far of the file system that `on` lives on, where durability depends on rounds.
+    fn sync_failures(&self, on: &Fd) -> Result<u64, Fault> {
+        if self.settings.durability != Durability::Group {
+            return Ok(0);
+        }
+        let failures = self.exec.with_ring(|ring| ring.sync_failures(on));
+        failures.map_err(|errno| Fault { step: Step::SyncRound, errno })
     }
 
     fn has_unnamed_files(&self, directory: &Fd) -> bool {

@@ -5,6 +5,7 @@
 //! without symbolic links and without a way up (openat2, kernel 5.6).
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::path::Path;
 use std::rc::Rc;
@@ -26,6 +27,8 @@ pub struct Place {
     /// The path of the Maildir, for the log and for finding `tmp/`.
     pub path: String,
     home: Option<String>,
+    /// Failed rounds of its file system before anything in it was made for this delivery.
+    pub(super) failures: u64,
 }
 
 impl Place {
@@ -36,21 +39,39 @@ impl Place {
     pub async fn find(store: &Store, mailbox: Mailbox<'_>) -> Result<Self, Fault> {
         let identity =
             store.exec.identity(mailbox.owner).map_err(|errno| Fault { step: Step::Identify, errno })?;
-        let search = Search { store, identity: &identity, home: mailbox.home, path: mailbox.path };
+        let search = Search::new(store, &identity, mailbox);
         let new = match search.directory("new").await {
             Err(Fault { step: Step::OpenMailbox, errno: Errno::NOENT }) if store.settings.create => {
                 search.make().await?
             }
             found => found?,
         };
+        let failures = search.failures(&new)?;
+        Ok(Self::new(new, identity, mailbox, failures))
+    }
+
+    /// Opens the mailbox if it is there.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub async fn existing(store: &Store, mailbox: Mailbox<'_>) -> Result<Self, Fault> {
+        let identity =
+            store.exec.identity(mailbox.owner).map_err(|errno| Fault { step: Step::Identify, errno })?;
+        let search = Search::new(store, &identity, mailbox);
+        let new = search.directory("new").await?;
+        let failures = search.failures(&new)?;
+        Ok(Self::new(new, identity, mailbox, failures))
+    }
+
+    fn new(new: Rc<Fd>, identity: Identity, mailbox: Mailbox<'_>, failures: u64) -> Self {
         let (path, home) = (mailbox.path.to_owned(), mailbox.home.map(str::to_owned));
-        Ok(Self { new, identity, owner: mailbox.owner, path, home })
+        Self { new, identity, owner: mailbox.owner, path, home, failures }
     }
 
     /// Opens `tmp/` of the same Maildir.
     pub(super) async fn tmp(&self, store: &Store) -> Result<Rc<Fd>, Fault> {
-        let search = Search { store, identity: &self.identity, home: self.home.as_deref(), path: &self.path };
-        search.directory("tmp").await
+        let mailbox = Mailbox { home: self.home.as_deref(), path: &self.path, owner: self.owner };
+        Search::new(store, &self.identity, mailbox).directory("tmp").await
     }
 
     /// The file system of the mailbox, where it can be told.
@@ -67,9 +88,33 @@ struct Search<'a> {
     home: Option<&'a str>,
     /// The Maildir, absolute.
     path: &'a str,
+    /// The file system in which a directory was made last, and its failed rounds before.
+    made_in: Cell<Option<(u64, u64)>>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(store: &'a Store, identity: &'a Identity, mailbox: Mailbox<'a>) -> Self {
+        Self { store, identity, home: mailbox.home, path: mailbox.path, made_in: Cell::new(None) }
+    }
+
+    /// Failed rounds of the file system of `directory` before this search made anything in it.
+    fn failures(&self, directory: &Fd) -> Result<u64, Fault> {
+        match self.made_in.get() {
+            Some((device, failures)) if self.store.device(directory) == Some(device) => Ok(failures),
+            _ => self.store.sync_failures(directory),
+        }
+    }
+
+    /// Something will be made in `directory`: a failed round from now on may take it away again.
+    fn will_make_in(&self, directory: &Fd) -> Result<(), Fault> {
+        if let Some(device) = self.store.device(directory)
+            && self.made_in.get().is_none_or(|(other, _)| other != device)
+        {
+            self.made_in.set(Some((device, self.store.sync_failures(directory)?)));
+        }
+        Ok(())
+    }
+
     /// Opens `sub` of the Maildir.
     async fn directory(&self, sub: &str) -> Result<Rc<Fd>, Fault> {
         if let Some(root) = &self.store.settings.root {
@@ -149,6 +194,7 @@ impl Search<'_> {
             Err(Fault { errno: Errno::NOENT, .. }) => {}
             found => return found,
         }
+        self.will_make_in(at)?;
         let make = Op::MakeDir { at: Rc::clone(at), name: c_path(name)?, identity: self.identity.clone() };
         match self.store.step(Step::MakeDirectory, make).await {
             // Somebody else made it first. They sync its name, and a file system that keeps one log

@@ -90,6 +90,26 @@ impl Copy {
         }
     }
 
+    /// Opens a file for `target` alone if that takes nothing but to open it: the mailbox is there, and the file
+    /// vanishes by itself if nothing comes of it. Whatever speaks against it is found again, and told, when the
+    /// message is there.
+    pub async fn open_early(store: &Store, target: Target<'_>, head: Vec<u8>) -> Option<Self> {
+        let place = Place::existing(store, target.mailbox).await.ok()?;
+        let draft = Draft::create_unnamed(store, &place).await.ok()??;
+        Some(Self {
+            members: vec![(target.index, place)],
+            draft: Ok(draft),
+            head_size: HeadSize::of(&head),
+            head,
+        })
+    }
+
+    /// Whether the file is for recipient `index` and for nobody else.
+    #[must_use]
+    pub fn is_for(&self, index: usize) -> bool {
+        matches!(&*self.members, [(member, _)] if *member == index)
+    }
+
     /// Opens one file for each owner and file system among `targets`.
     pub async fn open_shared(
         store: &Store,

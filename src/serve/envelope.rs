@@ -5,13 +5,15 @@ use bumpalo::Bump;
 use bumpalo::collections::Vec as ArenaVec;
 
 use crate::maildir::Mailbox;
-use crate::ring::{Owner, Time};
+use crate::ring::{Owner, Peer, Time};
 use crate::users::record::User;
 
 /// The envelope of a message.
 #[derive(Debug)]
 pub struct Envelope<'a> {
     arena: &'a Bump,
+    /// Who sends the message.
+    pub client: Client<'a>,
     /// The sender without brackets; empty for the null path.
     pub sender: &'a str,
     /// The client asked for internationalised addresses (RFC 6531).
@@ -22,6 +24,15 @@ pub struct Envelope<'a> {
     pub id: &'a str,
     /// Accepted recipients, in the order of RCPT, which is the order of the replies.
     pub recipients: ArenaVec<'a, Recipient<'a>>,
+}
+
+/// Who is at the other end of the connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// The name given in LHLO.
+    pub name: Option<&'a str>,
+    /// Where the connection comes from.
+    pub peer: Peer,
 }
 
 /// One accepted recipient.
@@ -42,9 +53,18 @@ pub struct Recipient<'a> {
 impl<'a> Envelope<'a> {
     /// An envelope without recipients.
     #[must_use]
-    pub fn new(arena: &'a Bump, sender: &str, smtputf8: bool, started: Time, id: &str) -> Self {
+    pub fn new(
+        arena: &'a Bump,
+        client: Client<'_>,
+        sender: &str,
+        smtputf8: bool,
+        started: Time,
+        id: &str,
+    ) -> Self {
+        let name = client.name.map(|name| &*arena.alloc_str(name));
         Self {
             arena,
+            client: Client { name, peer: client.peer },
             sender: arena.alloc_str(sender),
             smtputf8,
             started,

@@ -1,20 +1,21 @@
 //! A message on its way in: held in receive buffers while it is small, in its files when it is not.
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use super::body::{Body, HeadSize};
+use super::body::Body;
 use super::copy::{Copy, Outcome, Outcomes, Target};
 use super::envelope::Envelope;
 use super::worker::Worker;
-use crate::exec::{Permit, join_all};
+use crate::exec::{Meanwhile, Permit, join_all};
 use crate::limits;
 use crate::mail::trace::Trace;
 use crate::maildir::{Fault, Step};
-use crate::ring::{Lease, Peer};
+use crate::ring::{Bytes, Lease, Peer};
 
 /// One message and the files it is going to, once they are open.
 pub struct Message<'w> {
@@ -23,9 +24,18 @@ pub struct Message<'w> {
     copies: Option<Vec<Copy>>,
     /// Leave to have the files of `copies` open.
     permit: Option<Permit<'w>>,
+    /// Files that are being opened, or are open, before anything is to be written to them.
+    early: Option<Meanwhile<'w, Early<'w>>>,
     /// What became of the recipients.
     pub outcomes: Rc<Outcomes>,
     dropped: Option<Dropped>,
+}
+
+/// Files opened while their message was still arriving: two steps less between its last byte and its sync.
+struct Early<'w> {
+    copies: RefCell<Vec<Copy>>,
+    /// Leave to have them open.
+    _permit: Permit<'w>,
 }
 
 /// Why nothing more of a message is kept.
@@ -37,15 +47,6 @@ enum Dropped {
     NoFiles,
 }
 
-/// Who sends the message, beyond what the envelope knows.
-#[derive(Clone, Copy, Debug)]
-pub struct Client<'a> {
-    /// The name given in LHLO.
-    pub name: Option<&'a str>,
-    /// Where the connection comes from.
-    pub peer: Peer,
-}
-
 impl<'w> Message<'w> {
     /// An empty message for `recipients` recipients.
     #[must_use]
@@ -55,8 +56,36 @@ impl<'w> Message<'w> {
             body: Body::new(worker.settings.line_endings),
             copies: None,
             permit: None,
+            early: None,
             outcomes: Rc::new(Outcomes::new(recipients)),
             dropped: None,
+        }
+    }
+
+    /// Begins to open the files of a message whose bytes are about to come. They go on being opened
+    /// [`during`](Self::during) the wait for these.
+    pub fn open_early(&mut self, envelope: &'w Envelope<'_>) {
+        let worker = self.worker;
+        let targets = targets(envelope);
+        if targets.len() > limits::EARLY_FILES || self.shares(envelope) {
+            return;
+        }
+        let Some(permit) = worker.store.admit_early(targets.len()) else { return };
+        self.early = Some(Meanwhile::new(async move {
+            let opening = targets.iter().map(|&target| {
+                let head = head(worker, envelope, Some(envelope.recipients[target.index].address));
+                Copy::open_early(&worker.store, target, head)
+            });
+            let copies = join_all(opening).await.into_iter().flatten().collect();
+            Early { copies: RefCell::new(copies), _permit: permit }
+        }));
+    }
+
+    /// Awaits `next`, and goes on with what was begun early.
+    pub async fn during<T>(&mut self, next: impl Future<Output = T>) -> T {
+        match &mut self.early {
+            Some(early) => early.during(next).await,
+            None => next.await,
         }
     }
 
@@ -85,7 +114,7 @@ impl<'w> Message<'w> {
     }
 
     /// Keeps memory bounded: writes what is held to the files when it is more than this message's share.
-    pub async fn relieve(&mut self, envelope: &Envelope<'_>, client: Client<'_>) {
+    pub async fn relieve(&mut self, envelope: &Envelope<'_>) {
         if self.dropped.is_some() {
             self.discard().await;
             return;
@@ -99,7 +128,7 @@ impl<'w> Message<'w> {
             self.permit = self.worker.store.admit_arriving(targets(envelope).len());
         }
         match self.permit {
-            Some(_) => self.write(envelope, client).await,
+            Some(_) => self.write(envelope).await,
             None => self.give_up(envelope),
         }
     }
@@ -115,29 +144,31 @@ impl<'w> Message<'w> {
     }
 
     /// Writes what is held to every file, opening them first where that is still to do.
-    async fn write(&mut self, envelope: &Envelope<'_>, client: Client<'_>) {
+    async fn write(&mut self, envelope: &Envelope<'_>) {
+        // A message that is written while it arrives lasts; its files are counted in another way.
+        self.early = None;
         let store = &self.worker.store;
         let mut copies = match self.copies.take() {
             Some(copies) => copies,
-            None => self.open(envelope, client).await,
+            None => self.open(envelope).await,
         };
         let part = self.body.take();
         join_all(copies.iter_mut().map(|copy| copy.append(store, &part))).await;
         self.copies = Some(copies);
     }
 
-    async fn open(&self, envelope: &Envelope<'_>, client: Client<'_>) -> Vec<Copy> {
+    async fn open(&self, envelope: &Envelope<'_>) -> Vec<Copy> {
         let store = &self.worker.store;
         let targets = targets(envelope);
         if self.shares(envelope) {
-            let head = self.head(envelope, client, None);
+            let head = head(self.worker, envelope, None);
             return Copy::open_shared(store, &targets, &head, &self.outcomes).await;
         }
         let mut copies = Vec::with_capacity(targets.len());
         for some in targets.chunks(limits::DELIVERIES_AT_ONCE) {
             let opening = some.iter().map(|&target| {
                 let recipient = envelope.recipients[target.index].address;
-                let head = self.head(envelope, client, Some(recipient));
+                let head = head(self.worker, envelope, Some(recipient));
                 Copy::open(store, target, head, &self.outcomes)
             });
             copies.extend(join_all(opening).await.into_iter().flatten());
@@ -146,7 +177,7 @@ impl<'w> Message<'w> {
     }
 
     /// Delivers the whole message; every outcome is known afterwards.
-    pub async fn deliver(&mut self, envelope: &Envelope<'_>, client: Client<'_>) {
+    pub async fn deliver(&mut self, envelope: &Envelope<'_>) {
         if self.dropped == Some(Dropped::NoFiles) {
             return;
         }
@@ -156,7 +187,7 @@ impl<'w> Message<'w> {
                 self.permit = Some(self.worker.store.admit(targets(envelope).len()).await);
             }
             let approach = self.worker.store.approach();
-            self.write(envelope, client).await;
+            self.write(envelope).await;
             drop(approach);
             let copies = self.copies.take().unwrap_or_default();
             let (store, body, outcomes) = (&self.worker.store, &self.body, &self.outcomes);
@@ -169,8 +200,13 @@ impl<'w> Message<'w> {
             return;
         }
         let part = self.body.take();
+        let early = match self.early.take() {
+            Some(early) => Some(early.finish().await),
+            None => None,
+        };
         for some in targets(envelope).chunks(limits::DELIVERIES_AT_ONCE) {
-            join_all(some.iter().map(|&target| self.deliver_one(envelope, client, target, &part))).await;
+            join_all(some.iter().map(|&target| self.deliver_one(envelope, target, &part, early.as_ref())))
+                .await;
         }
     }
 
@@ -178,23 +214,33 @@ impl<'w> Message<'w> {
     async fn deliver_one(
         &self,
         envelope: &Envelope<'_>,
-        client: Client<'_>,
         target: Target<'_>,
-        part: &Rc<Vec<crate::ring::Bytes>>,
+        part: &Rc<Vec<Bytes>>,
+        early: Option<&Early<'_>>,
     ) {
         let store = &self.worker.store;
-        let _permit = store.admit(1).await;
-        let approach = store.approach();
-        let head = self.head(envelope, client, Some(envelope.recipients[target.index].address));
-        let sizes = self.body.sizes(HeadSize::of(&head));
-        if let Some(mut copy) = Copy::open(store, target, head, &self.outcomes).await {
-            copy.append(store, part).await;
-            copy.publish(store, sizes, approach, &self.outcomes).await;
+        let (copy, _permit, approach);
+        match early.and_then(|early| early.take(target.index)) {
+            Some(open) => {
+                (_permit, approach) = (None, store.approach());
+                copy = Some(open);
+            }
+            None => {
+                _permit = Some(store.admit(1).await);
+                approach = store.approach();
+                let head = head(self.worker, envelope, Some(envelope.recipients[target.index].address));
+                copy = Copy::open(store, target, head, &self.outcomes).await;
+            }
         }
+        let Some(mut copy) = copy else { return };
+        let sizes = self.body.sizes(copy.head_size());
+        copy.append(store, part).await;
+        copy.publish(store, sizes, approach, &self.outcomes).await;
     }
 
     /// Forgets the message; nothing of it was delivered.
     pub async fn discard(&mut self) {
+        self.early = None;
         self.body.discard();
         for copy in self.copies.take().unwrap_or_default() {
             copy.discard(&self.worker.store).await;
@@ -207,24 +253,34 @@ impl<'w> Message<'w> {
         self.worker.settings.single_instance
             && envelope.recipients.iter().filter(|recipient| recipient.same_as.is_none()).count() > 1
     }
+}
 
-    fn head(&self, envelope: &Envelope<'_>, client: Client<'_>, recipient: Option<&str>) -> Vec<u8> {
-        let trace = Trace {
-            sender: envelope.sender,
-            recipient,
-            client: client.name,
-            address: match client.peer {
-                Peer::Internet(address) => Some(address),
-                Peer::Local => None,
-            },
-            host: &self.worker.settings.hostname,
-            protocol: if envelope.smtputf8 { "UTF8LMTP" } else { "LMTP" },
-            id: envelope.id,
-            date: &self.worker.date(),
-            line_end: self.worker.settings.line_endings.text(),
-        };
-        trace.headers()
+impl Early<'_> {
+    /// The file of recipient `index`, if there is one.
+    fn take(&self, index: usize) -> Option<Copy> {
+        let mut copies = self.copies.borrow_mut();
+        let at = copies.iter().position(|copy| copy.is_for(index))?;
+        Some(copies.swap_remove(at))
     }
+}
+
+/// The trace headers of a file for `recipient`, or for several.
+fn head(worker: &Worker, envelope: &Envelope<'_>, recipient: Option<&str>) -> Vec<u8> {
+    let trace = Trace {
+        sender: envelope.sender,
+        recipient,
+        client: envelope.client.name,
+        address: match envelope.client.peer {
+            Peer::Internet(address) => Some(address),
+            Peer::Local => None,
+        },
+        host: &worker.settings.hostname,
+        protocol: if envelope.smtputf8 { "UTF8LMTP" } else { "LMTP" },
+        id: envelope.id,
+        date: &worker.date(),
+        line_end: worker.settings.line_endings.text(),
+    };
+    trace.headers()
 }
 
 /// The recipients that get a file: all but those that are the same as one before.

@@ -11,8 +11,8 @@ use bumpalo::Bump;
 
 use super::connection::{Connection, End, Input};
 use super::copy::Outcome;
-use super::envelope::{Envelope, Recipient};
-use super::message::{Client, Message};
+use super::envelope::{Client, Envelope, Recipient};
+use super::message::Message;
 use super::verdict::verdict;
 use super::worker::{Address, Worker};
 use crate::exec::{Patience, join_two};
@@ -23,7 +23,7 @@ use crate::lmtp::line::{Line, LineReader};
 use crate::lmtp::replies;
 use crate::lmtp::reply::{Enhanced, Reply};
 use crate::lmtp::session::{Action, Session as Protocol};
-use crate::ring::{Fd, Peer, Time};
+use crate::ring::{Fd, Time};
 use crate::users;
 
 /// Serves the client at the other end of `socket` until it leaves or is sent away.
@@ -122,6 +122,7 @@ impl Session<'_> {
                 Next::Data => {
                     let envelope = envelope.as_ref().expect("DATA is legal only after MAIL");
                     let mut message = Message::new(self.worker, envelope.recipients.len());
+                    message.open_early(envelope);
                     // Boxed, so that a connection without a message does not carry the room for one.
                     let received = Box::pin(self.receive_data(envelope, &mut message)).await;
                     return Box::pin(self.end_of_message(envelope, message, received)).await;
@@ -210,7 +211,9 @@ impl Session<'_> {
                 let sender = mail.sender.as_ref().map_or("", |address| address.text);
                 self.transactions += 1;
                 let id = self.transaction_id();
-                *envelope = Some(Envelope::new(arena, sender, mail.smtputf8, self.worker.exec.now(), &id));
+                let client = Client { name: self.client.as_deref(), peer: self.connection.peer };
+                let now = self.worker.exec.now();
+                *envelope = Some(Envelope::new(arena, client, sender, mail.smtputf8, now, &id));
                 self.connection.queue(&reply);
             }
             Action::Recipient(recipient) => {
@@ -279,7 +282,7 @@ impl Session<'_> {
         let mut keep = Vec::new();
         let mut arrival = Arrival::begin(self.worker);
         loop {
-            let input = self.arriving(envelope, &mut arrival).await?;
+            let input = message.during(self.arriving(envelope, &mut arrival)).await?;
             let (mut lease, read) = input.into_parts();
             keep.clear();
             let scan = scanner.scan(&lease.bytes()[read..], &mut keep);
@@ -323,7 +326,7 @@ impl Session<'_> {
     /// Lets the message write what it holds, if it must. That is our time, not the client's.
     async fn relieve(&self, envelope: &Envelope<'_>, message: &mut Message<'_>, arrival: &mut Arrival) {
         let begun = self.worker.exec.now();
-        message.relieve(envelope, client(self.client.as_deref(), &self.connection)).await;
+        message.relieve(envelope).await;
         arrival.began = arrival.began.after(self.worker.exec.now().since(begun));
     }
 
@@ -437,10 +440,9 @@ impl Session<'_> {
             return Ok(());
         }
         let bytes = message.received();
-        let client = client(self.client.as_deref(), &self.connection);
         let outcomes = Rc::clone(&message.outcomes);
         let ((), sent) = join_two(
-            message.deliver(envelope, client),
+            message.deliver(envelope),
             answer(self.worker, &mut self.connection, &outcomes, envelope, bytes),
         )
         .await;
@@ -562,11 +564,6 @@ impl Arrival {
         let allowed = std::time::Duration::from_millis(self.bytes.saturating_mul(1000) / rate);
         self.began.after(limits::DATA_RATE_GRACE).after(allowed)
     }
-}
-
-fn client<'a>(name: Option<&'a str>, connection: &Connection) -> Client<'a> {
-    let peer: Peer = connection.peer;
-    Client { name, peer }
 }
 
 /// How much of `bytes` belongs to a chunk that has `left` octets to come.
