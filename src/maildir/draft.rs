@@ -137,7 +137,7 @@ impl Draft {
         self.written
     }
 
-    /// Makes the bytes durable, as the mode asks; `approach` was taken when this became foreseeable. A sync
+    /// Makes the bytes durable, or sure to be so before any name the file gets, as the mode asks; `approach` was taken when this became foreseeable. A sync
     /// that failed is never tried again: the kernel has marked the pages clean, and the next call would lie.
     ///
     /// # Errors
@@ -145,10 +145,19 @@ impl Draft {
     pub async fn settle(&self, store: &Store, approach: Option<Approach>) -> Result<(), Fault> {
         let (step, op) = match store.settings.durability {
             Durability::Fsync => (Step::SyncBytes, Op::Sync { file: Rc::clone(&self.file) }),
+            // The round that makes the name durable does the same for the bytes, and never later.
+            Durability::Group if store.keeps_order(&self.directory) => {
+                (Step::WriteOut, Op::WriteOut { file: Rc::clone(&self.file) })
+            }
             Durability::Group => (Step::SyncRound, Op::SyncFs { on: Rc::clone(&self.directory) }),
             Durability::None => return Ok(()),
         };
-        store.arrive(step, op, approach).await?;
+        let settled = store.arrive(step, op, approach).await;
+        if settled.is_err() && step == Step::WriteOut {
+            // The file system keeps this error for its next round, which shall not be that of a message to come.
+            let _ = store.step(Step::SyncRound, Op::SyncFs { on: Rc::clone(&self.directory) }).await;
+        }
+        settled?;
         self.check_rounds(store)
     }
 

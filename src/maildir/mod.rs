@@ -12,7 +12,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -35,7 +35,8 @@ pub use place::Place;
 /// `journal` is a word of the configuration but not yet of this version; its parser says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// One syncfs for the bytes of a round of messages, one for their names.
+    /// One syncfs for the names of a round of messages, and another one for their bytes before, unless the file
+    /// system keeps the order of the two by itself.
     Group,
     /// File synced, name published, directory synced; for each message.
     Fsync,
@@ -82,6 +83,8 @@ pub struct Store {
     root: RefCell<Option<Rc<Fd>>>,
     /// File systems without `O_TMPFILE`.
     named_only: RefCell<HashSet<u64>>,
+    /// Whether a file system makes bytes that were written out durable before any name that came later.
+    in_order: RefCell<HashMap<u64, bool>>,
 }
 
 impl Store {
@@ -89,7 +92,16 @@ impl Store {
     #[must_use]
     pub fn new(exec: Rc<Exec>, settings: Settings, names: NameMaker) -> Self {
         let (short, long) = (Gate::new(settings.open_files_max / 2), Gate::new(settings.open_files_max / 2));
-        Self { exec, settings, names, short, long, root: RefCell::default(), named_only: RefCell::default() }
+        Self {
+            exec,
+            settings,
+            names,
+            short,
+            long,
+            root: RefCell::default(),
+            named_only: RefCell::default(),
+            in_order: RefCell::default(),
+        }
     }
 
     /// Waits until a message that is here may have `files` open, or as many as there can ever be. To be held
@@ -159,6 +171,13 @@ impl Store {
         }
     }
 
+    /// Whether bytes written out before a name was given are durable before the name is.
+    fn keeps_order(&self, directory: &Fd) -> bool {
+        let Some(device) = self.device(directory) else { return false };
+        let ask = || self.exec.with_ring(|ring| ring.keeps_order(directory));
+        *self.in_order.borrow_mut().entry(device).or_insert_with(ask)
+    }
+
     /// The file system of an open directory.
     fn device(&self, directory: &Fd) -> Option<u64> {
         self.exec.with_ring(|ring| ring.device(directory)).ok()
@@ -193,6 +212,8 @@ pub enum Step {
     Write,
     /// Make the bytes of this file durable.
     SyncBytes,
+    /// Write the bytes of this file out, ahead of its name.
+    WriteOut,
     /// Make everything on the file system durable: the bytes, or the names, of a round. What fails here
     /// may have been somebody else's message.
     SyncRound,
@@ -204,7 +225,7 @@ pub enum Step {
 
 impl Step {
     /// All of them, in the order in which they happen.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Identify,
         Self::OpenRoot,
         Self::OpenMailbox,
@@ -213,6 +234,7 @@ impl Step {
         Self::Create,
         Self::Write,
         Self::SyncBytes,
+        Self::WriteOut,
         Self::SyncRound,
         Self::Publish,
         Self::SyncName,
@@ -230,6 +252,7 @@ impl fmt::Display for Step {
             Self::Create => "create the file",
             Self::Write => "write the message",
             Self::SyncBytes => "sync the message",
+            Self::WriteOut => "write the message out to the device",
             Self::SyncRound => "sync the mail file system",
             Self::Publish => "link the message into new/",
             Self::SyncName => "sync new/",

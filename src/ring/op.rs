@@ -102,6 +102,12 @@ pub enum Op {
         /// The file or directory.
         file: Rc<Fd>,
     },
+    /// sync_file_range(2) of the whole file: its bytes have gone to the device afterwards, whose cache may still
+    /// hold them. Makes nothing durable, but see [`Ring::keeps_order`](super::Ring::keeps_order).
+    WriteOut {
+        /// The file.
+        file: Rc<Fd>,
+    },
     /// syncfs(2): everything of the file system that `on` lives on. There is no such opcode; a helper
     /// thread does it, one call for all who wait.
     SyncFs {

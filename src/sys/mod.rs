@@ -6,6 +6,7 @@
 pub mod account;
 pub mod cpu;
 pub mod credentials;
+pub mod file_system;
 pub mod handed;
 pub mod limit;
 pub mod mmap;

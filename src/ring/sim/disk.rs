@@ -24,11 +24,14 @@ pub(super) type DeviceId = u64;
 pub struct Device {
     /// Whether it knows unnamed files (`O_TMPFILE`); NFS, for one, does not.
     pub has_tmpfile: bool,
+    /// Whether names survive a power cut in the order in which they were given, and none without the bytes that
+    /// had been written out before; as ext4 and XFS do it with their log.
+    pub keeps_order: bool,
 }
 
 impl Default for Device {
     fn default() -> Self {
-        Self { has_tmpfile: true }
+        Self { has_tmpfile: true, keeps_order: false }
     }
 }
 
@@ -367,7 +370,7 @@ impl Disk {
         self.nodes.get_mut(&id).expect("a node outlives its holders")
     }
 
-    fn device(&self, id: DeviceId) -> Device {
+    pub(super) fn device(&self, id: DeviceId) -> Device {
         self.devices[usize::try_from(id).expect("a few")]
     }
 }

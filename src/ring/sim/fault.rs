@@ -34,6 +34,8 @@ pub enum OpKind {
     WriteDurably,
     /// [`Op::Sync`].
     Sync,
+    /// [`Op::WriteOut`].
+    WriteOut,
     /// [`Op::SyncFs`].
     SyncFs,
     /// [`Op::Link`].
@@ -48,7 +50,7 @@ pub enum OpKind {
 
 impl OpKind {
     /// Every kind, for tests that walk them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Accept,
         Self::Recv,
         Self::Send,
@@ -62,6 +64,7 @@ impl OpKind {
         Self::Write,
         Self::WriteDurably,
         Self::Sync,
+        Self::WriteOut,
         Self::SyncFs,
         Self::Link,
         Self::LinkName,
@@ -88,6 +91,7 @@ impl OpKind {
             Op::Write { .. } => Self::Write,
             Op::WriteDurably { .. } => Self::WriteDurably,
             Op::Sync { .. } => Self::Sync,
+            Op::WriteOut { .. } => Self::WriteOut,
             Op::SyncFs { .. } => Self::SyncFs,
             Op::Link { .. } => Self::Link,
             Op::LinkName { .. } => Self::LinkName,

@@ -34,6 +34,9 @@ struct Record {
     change: Change,
     /// A sync of it has failed: the kernel marked the pages clean, and no later sync writes them.
     is_forsaken: bool,
+    /// Where the log ended when these bytes had been written out to the device: a name from there on brings
+    /// them with it, if the device keeps the order.
+    written_out: Option<Sequence>,
 }
 
 /// One change.
@@ -79,7 +82,7 @@ impl Log {
     /// Notes a change that is now live.
     pub(super) fn add(&mut self, settled_by: NodeId, change: Change) -> Sequence {
         let sequence = self.next;
-        self.records.push(Record { sequence, settled_by, change, is_forsaken: false });
+        self.records.push(Record { sequence, settled_by, change, is_forsaken: false, written_out: None });
         self.next += 1;
         sequence
     }
@@ -181,6 +184,16 @@ impl Disk {
         Ok(())
     }
 
+    /// The bytes that `node` had at `before` are with the device now.
+    pub(super) fn write_out(&mut self, node: NodeId, before: Sequence) {
+        let end = self.log.end();
+        for record in &mut self.log.records {
+            if record.settled_by == node && record.sequence < before && !record.is_forsaken {
+                record.written_out.get_or_insert(end);
+            }
+        }
+    }
+
     /// A sync of `node` has failed: its unwritten data is given up.
     pub(super) fn forsake(&mut self, node: NodeId) {
         for record in &mut self.log.records {
@@ -264,8 +277,24 @@ impl Disk {
     /// The power is cut: what was durable stays, each other change stays or goes by chance, and
     /// nobody holds anything open.
     pub(super) fn power_cut(&mut self, random: &mut Random) {
+        // Up to where the log of a device that keeps the order was committed.
+        let first = self.log.records.first().map_or_else(|| self.log.end(), |record| record.sequence);
+        let steps = usize::try_from(self.log.end() - first).expect("fewer changes than fit in memory");
+        let committed = first + offset_of(random.below(steps + 1));
         for record in std::mem::take(&mut self.log.records) {
-            self.tear(&record.change, random);
+            let device = self.node(record.settled_by).device;
+            let in_order = self.device(device).keeps_order;
+            match &record.change {
+                Change::Names(_) if in_order => {
+                    if record.sequence < committed {
+                        self.make_durable(&record.change);
+                    }
+                }
+                Change::Data { .. } if in_order && record.written_out.is_some_and(|end| end < committed) => {
+                    self.make_durable(&record.change);
+                }
+                change => self.tear(change, random),
+            }
         }
         self.errors.clear();
         let mut links: BTreeMap<NodeId, u32> = BTreeMap::new();

@@ -295,6 +295,11 @@ impl Ring for Sim {
         Ok(names)
     }
 
+    fn keeps_order(&self, fd: &Fd) -> bool {
+        let state = self.world.view();
+        state.node(fd.raw()).is_ok_and(|node| state.disk.device(state.disk.node(node).device).keeps_order)
+    }
+
     fn sync_failures(&mut self, on: &Fd) -> Result<u64, Errno> {
         let device = self.device(on)?;
         Ok(self.world.view().sync_failures.get(&device).copied().unwrap_or(0))
@@ -364,7 +369,7 @@ fn is_ready(flight: &Flight, state: &State) -> bool {
 fn delay(op: &Op, state: &mut State) -> Duration {
     let microseconds = match op {
         Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Doorbell { .. } => 20,
-        Op::WriteDurably { .. } | Op::Sync { .. } | Op::SyncFs { .. } => 5000,
+        Op::WriteDurably { .. } | Op::Sync { .. } | Op::WriteOut { .. } | Op::SyncFs { .. } => 5000,
         _ => 300,
     };
     let microseconds = state.random.below(microseconds);

@@ -120,6 +120,11 @@ fn change(op: &Op, asked: Sequence, state: &mut State) -> Result<(), Errno> {
             state.disk.settle(node, asked);
             Ok(())
         }
+        Op::WriteOut { file } => {
+            let node = state.node(file.raw())?;
+            state.disk.write_out(node, asked);
+            Ok(())
+        }
         Op::SyncFs { on } => {
             let node = state.node(on.raw())?;
             let device = state.disk.node(node).device;
@@ -150,7 +155,7 @@ fn change(op: &Op, asked: Sequence, state: &mut State) -> Result<(), Errno> {
 /// what they held is durable only by luck.
 pub(super) fn give_up(op: &Op, state: &mut State) {
     match op {
-        Op::Sync { file } => {
+        Op::Sync { file } | Op::WriteOut { file } => {
             if let Ok(node) = state.node(file.raw()) {
                 state.disk.forsake(node);
             }
@@ -213,6 +218,7 @@ pub(super) fn path_of(op: &Op, state: &State) -> String {
         | Op::Write { file, .. }
         | Op::WriteDurably { file, .. }
         | Op::Sync { file }
+        | Op::WriteOut { file }
         | Op::SyncFs { on: file } => state.path(file.raw()).to_owned(),
         Op::MakeDir { at, name, .. } | Op::Unlink { at, name, .. } => joined(Some(at), name, state),
         Op::Link { into, name, .. } | Op::LinkName { into, name, .. } | Op::Rename { into, name, .. } => {

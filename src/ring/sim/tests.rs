@@ -145,7 +145,7 @@ fn an_unnamed_file_shows_only_once_it_is_linked_and_whole() {
 #[test]
 fn a_device_without_unnamed_files_says_so_and_links_do_not_leave_a_device() {
     let mut rig = Rig::new(2);
-    let nfs = Device { has_tmpfile: false };
+    let nfs = Device { has_tmpfile: false, ..Device::default() };
     rig.world.mount("/nfs", nfs);
     rig.world.make_directory("/nfs/carol/new");
     let refused = rig.open_as("/nfs/carol/new", How::Unnamed, Identity::Server);
@@ -299,6 +299,51 @@ fn a_name_that_was_not_synced_survives_or_not() {
         rig.link(&file, &new, "1").expect("a free name");
     });
     assert_eq!(seen, [None, Some(b"mail".to_vec())]);
+}
+
+/// What power cuts leave of a message that was written out and then named on `device`.
+fn after_writing_out(device: Device) -> Vec<Option<Vec<u8>>> {
+    after_power_cuts(|rig| {
+        rig.world.mount("/mail/alice", device);
+        rig.world.make_directory("/mail/alice/tmp");
+        rig.world.make_directory("/mail/alice/new");
+        let file = rig.unnamed(b"mail");
+        rig.run(Op::WriteOut { file: Rc::clone(&file) }).expect("room on the device");
+        let new = rig.directory("/mail/alice/new");
+        rig.link(&file, &new, "1").expect("a free name");
+    })
+}
+
+#[test]
+fn a_device_that_keeps_the_order_has_no_name_without_the_bytes_that_went_before() {
+    let seen = after_writing_out(Device { keeps_order: true, ..Device::default() });
+    assert_eq!(seen, [None, Some(b"mail".to_vec())]);
+}
+
+#[test]
+fn writing_out_promises_nothing_on_a_device_that_keeps_no_order() {
+    let seen = after_writing_out(Device::default());
+    assert!(seen.contains(&Some(Vec::new())), "{seen:?}");
+}
+
+#[test]
+fn a_device_that_keeps_the_order_has_no_name_without_the_names_that_went_before() {
+    for seed in 0..64 {
+        let mut rig = Rig::new(seed);
+        rig.world.mount("/mail/alice", Device { keeps_order: true, ..Device::default() });
+        rig.world.make_directory("/mail/alice/tmp");
+        rig.world.make_directory("/mail/alice/new");
+        let new = rig.directory("/mail/alice/new");
+        for text in ["1", "2", "3"] {
+            let file = rig.unnamed(b"mail");
+            rig.link(&file, &new, text).expect("a free name");
+        }
+        let world = rig.world.clone();
+        drop((rig, new));
+        world.power_cut(seed);
+        let left = world.list("/mail/alice/new").expect("a directory");
+        assert_eq!(left, ["1", "2", "3"][..left.len()], "seed {seed}");
+    }
 }
 
 #[test]

@@ -91,6 +91,12 @@ impl Slot {
                 opcode::Read::new(types::Fd(file.raw()), buffer.as_mut_ptr(), wanted).offset(*offset).build()
             }
             Op::Sync { file } => opcode::Fsync::new(types::Fd(file.raw())).build(),
+            Op::WriteOut { file } => {
+                let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+                    | libc::SYNC_FILE_RANGE_WRITE
+                    | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+                opcode::SyncFileRange::new(types::Fd(file.raw()), TO_THE_END).flags(flags).build()
+            }
             Op::SyncFs { .. } => unreachable!("goes to a helper thread"),
             Op::Link { file, into, name, identity } => {
                 let (from, path, flags) = match link_by {
@@ -172,6 +178,9 @@ pub(super) fn length32(length: usize) -> u32 {
 
 /// Whatever stands under the name: a pipe or a device must not keep us waiting.
 const EXISTING: libc::c_int = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+
+/// A length of nothing means all (sync_file_range(2)).
+const TO_THE_END: u32 = 0;
 
 pub(super) const BUFFER_GROUP: u16 = 0;
 const BUFFER_LENGTH: u32 = {

@@ -28,7 +28,7 @@ use super::pool::Pool;
 use super::syncfs::{Answer, Approach, Mailbox, SyncThread, SyncThreads};
 use super::{Completion, Ring, Time, Token};
 use crate::limits;
-use crate::sys::credentials;
+use crate::sys::{credentials, file_system};
 
 mod buffers;
 mod entry;
@@ -369,6 +369,10 @@ impl Ring for Uring {
             }
         }
         Ok(names)
+    }
+
+    fn keeps_order(&self, fd: &Fd) -> bool {
+        file_system::keeps_order(borrow(fd))
     }
 
     fn sync_failures(&mut self, on: &Fd) -> Result<u64, Errno> {
