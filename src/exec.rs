@@ -81,6 +81,21 @@ impl Exec {
         }
     }
 
+    /// Does `future`, and whatever else is to be done, until it is over.
+    ///
+    /// # Errors
+    /// When the ring fails for good.
+    pub fn complete<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Result<T, Errno> {
+        let result = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&result);
+        self.spawn(async move {
+            let value = future.await;
+            *slot.borrow_mut() = Some(value);
+        });
+        self.run_until(|| result.borrow().is_some())?;
+        Ok(result.take().expect("just seen"))
+    }
+
     /// Gives the ring its turn, and wakes whoever waited for what it did.
     fn turn(&self, done: &mut Vec<Completion>) -> Result<(), Errno> {
         // The ring gives returned buffers to the kernel before it submits, so who waits may ask again.
@@ -535,6 +550,19 @@ impl<'m, T> Meanwhile<'m, T> {
             main.as_mut().poll(context)
         })
         .await
+    }
+
+    /// Awaits the thing itself, and keeps it.
+    pub async fn ready(&mut self) {
+        if self.result.is_none() {
+            self.result = Some(self.future.as_mut().await);
+        }
+    }
+
+    /// What came of it, if it is over.
+    #[must_use]
+    pub fn result(&self) -> Option<&T> {
+        self.result.as_ref()
     }
 
     /// Awaits the thing itself.

@@ -66,11 +66,36 @@ pub const PRESSURE_SHARE: u16 = 4;
 /// How long such a client may have before somebody looks.
 pub const PRESSURE_LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// How long replies and the wait for what the client says to them are one operation. After that it is seen
+/// which of the two takes so long: each has its own timeout.
+pub const CONVERSE_LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Deliveries of one message that run side by side: each has a few descriptors open.
 pub const DELIVERIES_AT_ONCE: usize = 64;
 
 /// Files of one message that may be opened while it arrives.
 pub const EARLY_FILES: usize = 4;
+
+/// Mailboxes that a replay of the journal works on side by side.
+pub const RECOVERIES_AT_ONCE: usize = 64;
+
+/// Segments that a worker's journal has: one to fill while the other is made free.
+pub const JOURNAL_SEGMENTS: usize = 2;
+
+/// Who began a transaction no longer ago than this, or up to twice as long, is waited for by a batch.
+pub const APPROACH_SPAN: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// How long a batch waits for them, at most.
+pub const BATCH_PATIENCE: std::time::Duration = std::time::Duration::from_micros(500);
+
+/// Most bytes of one write to the journal, in whole blocks: a larger one makes those wait who come next.
+pub const BATCH_BYTES: u64 = 4 << 20;
+
+/// How long the journal and the checkpoints leave a failing disk alone before they try again.
+pub const JOURNAL_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// How long a message may wait for room in the journal.
+pub const JOURNAL_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Commands of one connection in a row before the others have their turn.
 pub const COMMANDS_PER_TURN: u32 = 64;

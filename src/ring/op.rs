@@ -33,6 +33,19 @@ pub enum Op {
         /// How much of `bytes` went out before.
         from: usize,
     },
+    /// Sends the part of `bytes` that starts at `from`, all of it, and then receives as [`Recv`](Self::Recv)
+    /// does: replies, and what the client says to them. Gives what the receive gives; an error is that of the
+    /// receive if `sent` says so, and otherwise that of the send.
+    Exchange {
+        /// A connected socket.
+        socket: Rc<Fd>,
+        /// What to send, at least a byte; comes back with the completion, so the buffer can be used again.
+        bytes: Vec<u8>,
+        /// How much of `bytes` went out before; when it comes back unsent, how much did until now.
+        from: usize,
+        /// Comes back as whether all of `bytes` went out.
+        sent: bool,
+    },
     /// Waits until an eventfd is written to, and clears it.
     Doorbell {
         /// The eventfd.

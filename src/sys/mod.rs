@@ -4,6 +4,7 @@
 #![allow(unsafe_code)] // The one fence: unsafe lives in `ring` and `sys`, nowhere else.
 
 pub mod account;
+pub mod boot;
 pub mod cpu;
 pub mod credentials;
 pub mod file_system;

@@ -13,7 +13,9 @@ mod server;
 mod stored;
 
 mod durability;
+mod exchange;
 mod faults;
+mod files;
 mod leaving;
 mod limits;
 mod names;

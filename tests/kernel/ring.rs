@@ -208,17 +208,17 @@ fn two_hundred_writes_and_syncs_at_once_make_no_more_kernel_threads_than_the_cap
 }
 
 /// A connected pair: one end in `ring`, the other one here.
-fn pair(ring: &Uring) -> (Rc<Fd>, UnixStream) {
+pub(crate) fn pair(ring: &Uring) -> (Rc<Fd>, UnixStream) {
     let (here, there) = UnixStream::pair().expect("two sockets");
     (ring.adopt(OwnedFd::from(here)), there)
 }
 
-fn say(stream: &mut UnixStream, bytes: &[u8]) {
+pub(crate) fn say(stream: &mut UnixStream, bytes: &[u8]) {
     std::io::Write::write_all(stream, bytes).expect("room in the socket");
 }
 
 /// Lets everything that was submitted reach the kernel.
-async fn turn(exec: &Exec) {
+pub(crate) async fn turn(exec: &Exec) {
     exec.give_way().await;
     exec.give_way().await;
 }
@@ -230,7 +230,7 @@ async fn eventually(exec: &Exec, mut condition: impl FnMut() -> bool) {
     }
 }
 
-async fn open(exec: &Exec, directory: &Path) -> Rc<Fd> {
+pub(crate) async fn open(exec: &Exec, directory: &Path) -> Rc<Fd> {
     let path = c_path(directory);
     opened(exec, Op::Open { at: None, path, how: How::DirectoryTrusted, identity: Identity::Server }).await
 }
@@ -244,7 +244,7 @@ fn new_file(at: &Rc<Fd>, name: &str) -> Op {
     }
 }
 
-async fn opened(exec: &Exec, op: Op) -> Rc<Fd> {
+pub(crate) async fn opened(exec: &Exec, op: Op) -> Rc<Fd> {
     match exec.run(op).await.result {
         Ok(Done::Opened(fd)) => fd,
         other => panic!("not opened: {other:?}"),
@@ -260,7 +260,7 @@ async fn write(exec: &Exec, file: &Rc<Fd>, body: &Rc<Vec<Bytes>>) -> usize {
     }
 }
 
-fn c_path(path: &Path) -> std::ffi::CString {
+pub(crate) fn c_path(path: &Path) -> std::ffi::CString {
     std::ffi::CString::new(path.as_os_str().as_bytes()).expect("no NUL")
 }
 

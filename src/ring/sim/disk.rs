@@ -67,14 +67,14 @@ pub(super) struct Rules {
 }
 
 /// All file systems, as one tree.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Disk {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) devices: Vec<Device>,
     /// Root of a file system, by the directory that it covers.
     pub(super) mounts: BTreeMap<NodeId, NodeId>,
     pub(super) log: Log,
-    /// Files and directories with unwritten changes that were given up, of which nobody has heard yet.
+    /// Files with unwritten data that was given up, of which nobody has heard yet.
     pub(super) errors: BTreeSet<NodeId>,
     next: NodeId,
 }
@@ -203,7 +203,7 @@ impl Disk {
             return Err(Errno::BADF);
         };
         put(Rc::make_mut(data), offset, &bytes);
-        Ok(self.log.add(file, Change::Data { file, offset, bytes }))
+        Ok(self.log.add(file, Change::Data { file, offset, bytes: bytes.into() }))
     }
 
     /// As link(2) from an open file.
@@ -229,7 +229,7 @@ impl Disk {
         self.link(file, into, name)
     }
 
-    /// As rename(2) of a file.
+    /// As renameat2(2) with `RENAME_NOREPLACE`, of a file.
     pub(super) fn rename(&mut self, from: NodeId, old: &[u8], into: NodeId, name: &[u8]) -> Outcome<()> {
         let file = self.child(from, old)?;
         self.living(into)?;
@@ -240,17 +240,8 @@ impl Disk {
             !matches!(self.node(file).live, Content::Directory(_)),
             "the simulated disk renames no directories, as no delivery does"
         );
-        let mut changes = vec![Name::removed(from, old, file)];
-        match self.child(into, name) {
-            Ok(there) if there == file => return Ok(()),
-            Ok(there) if matches!(self.node(there).live, Content::Directory(_)) => {
-                return Err(Errno::ISDIR);
-            }
-            Ok(there) => changes.push(Name::removed(into, name, there)),
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-        }
-        changes.push(Name::added(into, name, file));
+        self.vacant(into, name)?;
+        let changes = vec![Name::removed(from, old, file), Name::added(into, name, file)];
         self.change_names(into, changes);
         Ok(())
     }

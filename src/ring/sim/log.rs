@@ -5,6 +5,10 @@
 //! what was never synced each change survives or not on its own. A sync covers what had been done when
 //! it was *asked for*; what is done while it runs it may or may not cover. Data goes to the disk in sectors,
 //! each of which is old or new.
+//!
+//! Two things are taken from the file systems that there are, all of which keep a log of their names: a
+//! directory is never durable without the names that lead to it, and names are never given up by a failed sync
+//! (a file system that cannot write its log goes read-only).
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,7 +47,7 @@ struct Record {
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     /// Survives a power cut in any part, sector by sector, and so does the size that it brings.
-    Data { file: NodeId, offset: u64, bytes: Vec<u8> },
+    Data { file: NodeId, offset: u64, bytes: Rc<[u8]> },
     /// One name or, for a rename, all that it changes; survives whole or not at all.
     Names(Vec<Name>),
 }
@@ -115,20 +119,20 @@ impl Log {
 impl Disk {
     /// Makes durable what a sync of `node`, asked for at `before`, promises.
     pub(super) fn settle(&mut self, node: NodeId, before: Sequence) {
-        self.settle_all(before, |settled_by, _| settled_by == node);
+        let lineage = self.lineage(node);
+        self.settle_all(before, |record, _| record.settled_by == node || record.leads_to(&lineage));
     }
 
     /// Makes durable what a sync of the whole file system, asked for at `before`, promises.
     pub(super) fn settle_device(&mut self, device: DeviceId, before: Sequence) {
-        self.settle_all(before, |settled_by, disk| disk.node(settled_by).device == device);
+        self.settle_all(before, |record, disk| disk.node(record.settled_by).device == device);
     }
 
-    fn settle_all(&mut self, before: Sequence, is_covered: impl Fn(NodeId, &Self) -> bool) {
+    fn settle_all(&mut self, before: Sequence, is_covered: impl Fn(&Record, &Self) -> bool) {
         let records = std::mem::take(&mut self.log.records);
         let mut kept: Vec<Record> = Vec::new();
         for record in records {
-            let covered =
-                record.sequence < before && !record.is_forsaken && is_covered(record.settled_by, self);
+            let covered = record.sequence < before && !record.is_forsaken && is_covered(&record, self);
             if !covered {
                 kept.push(record);
                 continue;
@@ -184,6 +188,20 @@ impl Disk {
         Ok(())
     }
 
+    /// A directory and those above it, in its file system.
+    fn lineage(&self, node: NodeId) -> BTreeSet<NodeId> {
+        let mut lineage = BTreeSet::new();
+        let mut at = node;
+        while matches!(self.node(at).live, Content::Directory(_)) && lineage.insert(at) {
+            let parent = self.node(at).parent;
+            if self.node(parent).device != self.node(at).device {
+                break;
+            }
+            at = parent;
+        }
+        lineage
+    }
+
     /// The bytes that `node` had at `before` are with the device now.
     pub(super) fn write_out(&mut self, node: NodeId, before: Sequence) {
         let end = self.log.end();
@@ -197,7 +215,7 @@ impl Disk {
     /// A sync of `node` has failed: its unwritten data is given up.
     pub(super) fn forsake(&mut self, node: NodeId) {
         for record in &mut self.log.records {
-            record.is_forsaken |= record.settled_by == node;
+            record.is_forsaken |= record.is_dirty() && record.settled_by == node;
         }
     }
 
@@ -205,7 +223,7 @@ impl Disk {
     pub(super) fn forsake_device(&mut self, device: DeviceId) {
         let nodes = &self.nodes;
         for record in &mut self.log.records {
-            if nodes[&record.settled_by].device == device && !record.is_forsaken {
+            if record.is_dirty() && nodes[&record.settled_by].device == device && !record.is_forsaken {
                 record.is_forsaken = true;
                 self.errors.insert(record.settled_by);
             }
@@ -354,9 +372,20 @@ fn offset_of(length: usize) -> u64 {
 }
 
 /// What a disk writes whole or not at all.
-const SECTOR_BYTES: u64 = 512;
+pub(super) const SECTOR_BYTES: u64 = 512;
 
 impl Record {
+    /// Whether this is data that the kernel has not written to the device, and gives up when it cannot.
+    fn is_dirty(&self) -> bool {
+        matches!(self.change, Change::Data { .. }) && self.written_out.is_none()
+    }
+
+    /// Whether this made one of these directories.
+    fn leads_to(&self, directories: &BTreeSet<NodeId>) -> bool {
+        let Change::Names(names) = &self.change else { return false };
+        names.iter().any(|name| name.is_added && directories.contains(&name.node))
+    }
+
     /// Whether this writes something of `range` in `file`.
     fn meets(&self, file: NodeId, range: &Range<u64>) -> bool {
         matches!(&self.change, Change::Data { file: of, offset, bytes }
@@ -374,7 +403,7 @@ impl Record {
         parts
             .map(|part| {
                 let place = |at: u64| usize::try_from(at - offset).expect("within the bytes");
-                let bytes = bytes[place(part.start)..place(part.end)].to_vec();
+                let bytes = bytes[place(part.start)..place(part.end)].into();
                 let change = Change::Data { file: *file, offset: part.start, bytes };
                 Self { change, ..*self }
             })

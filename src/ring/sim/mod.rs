@@ -36,7 +36,7 @@ pub use network::{Client, Cut};
 pub use world::World;
 
 use log::Sequence;
-use perform::{give_up, outcome, path_of, write_durably};
+use perform::{give_up, outcome, path_of, send_before, write_durably};
 use world::{Handle, State};
 
 /// A simulated ring. Several may take part in one world.
@@ -141,7 +141,7 @@ impl Sim {
         state.random.shuffle(&mut due);
         for flight in due {
             // Another one may have taken what this one was ready for.
-            if is_ready(&flight, &state) {
+            if is_ready(&flight, &state) && !state.is_halted() {
                 self.happen(flight, &mut state);
             } else {
                 self.flights.push(flight);
@@ -151,7 +151,7 @@ impl Sim {
 
     /// One operation happens, or fails.
     fn happen(&mut self, mut flight: Flight, state: &mut State) {
-        state.now = state.now.after(STEP);
+        state.count();
         let kind = OpKind::of(&flight.op);
         let path = path_of(&flight.op, state);
         let result = if flight.is_cancelled {
@@ -167,6 +167,16 @@ impl Sim {
                 Ok(written) => {
                     state.note(&format!("{kind:?} {path} wrote {} bytes", written.count));
                     flight.written = Some(written);
+                    flight.due = state.now.after(delay(&flight.op, state));
+                    self.flights.push(flight);
+                    return;
+                }
+                Err(errno) => Err(errno),
+            }
+        } else if matches!(flight.op, Op::Exchange { sent: false, .. }) {
+            match send_before(&mut flight.op, state) {
+                Ok(count) => {
+                    state.note(&format!("{kind:?} {path} {count} bytes and goes on"));
                     flight.due = state.now.after(delay(&flight.op, state));
                     self.flights.push(flight);
                     return;
@@ -240,7 +250,7 @@ impl Ring for Sim {
             self.land();
             self.tell(done);
             let mut state = self.world.state();
-            if !done.is_empty() || wait == Some(Duration::ZERO) {
+            if !done.is_empty() || state.is_halted() || wait == Some(Duration::ZERO) {
                 state.quiet_turns = 0;
                 state.now = state.now.after(STEP);
                 return Ok(());
@@ -352,10 +362,10 @@ fn is_ready(flight: &Flight, state: &State) -> bool {
     }
     match &flight.op {
         Op::Accept { .. } => state.network.can_accept(),
-        Op::Recv { socket } => {
+        Op::Recv { socket } | Op::Exchange { socket, sent: true, .. } => {
             state.socket(socket.raw()).is_ok_and(|connection| state.network.can_receive(connection))
         }
-        Op::Send { socket, .. } => {
+        Op::Send { socket, .. } | Op::Exchange { socket, sent: false, .. } => {
             state.socket(socket.raw()).is_ok_and(|connection| state.network.can_send(connection))
         }
         Op::Doorbell { event, .. } => {
@@ -368,7 +378,9 @@ fn is_ready(flight: &Flight, state: &State) -> bool {
 /// How long the operation takes, by chance: sockets are quick, syncs are slow.
 fn delay(op: &Op, state: &mut State) -> Duration {
     let microseconds = match op {
-        Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Doorbell { .. } => 20,
+        Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Exchange { .. } | Op::Doorbell { .. } => {
+            20
+        }
         Op::WriteDurably { .. } | Op::Sync { .. } | Op::WriteOut { .. } | Op::SyncFs { .. } => 5000,
         _ => 300,
     };

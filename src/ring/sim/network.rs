@@ -24,13 +24,13 @@ pub enum Cut {
 pub(super) type ConnectionId = usize;
 
 /// All connections there ever were, and those not yet accepted.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Network {
     connections: Vec<Connection>,
     backlog: VecDeque<ConnectionId>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Connection {
     peer: Peer,
     to_server: VecDeque<u8>,

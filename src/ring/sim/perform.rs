@@ -7,10 +7,10 @@ use std::rc::Rc;
 use rustix::io::Errno;
 
 use super::disk::{NodeId, ROOT, Rules};
-use super::log::Sequence;
+use super::log::{SECTOR_BYTES, Sequence};
 use super::random::Random;
 use super::world::{Access, Handle, State};
-use super::{Flight, Sim, Written};
+use super::{Flight, OpKind, Sim, Written};
 use crate::ring::op::{slices, vectors};
 use crate::ring::{Done, Fd, How, Identity, Op, Owner, Part};
 
@@ -23,22 +23,7 @@ impl Sim {
                 let raw = state.open(Handle::Socket(connection));
                 Ok(Done::Opened(Fd::new(raw, &self.closing)))
             }
-            Op::Recv { socket } => {
-                let connection = state.socket(socket.raw())?;
-                let State { network, random, .. } = state;
-                let room = self.pool.buffer_bytes();
-                if self.free.is_empty() && !network.is_ended(connection) {
-                    return Err(Errno::NOBUFS);
-                }
-                let bytes = network.receive(connection, room, random)?;
-                if bytes.is_empty() {
-                    return Ok(Done::Closed);
-                }
-                let id = self.free.swap_remove(random.below(self.free.len()));
-                let mut lease = self.pool.lease(id, 0);
-                lease.append(&bytes);
-                Ok(Done::Received(lease))
-            }
+            Op::Recv { socket } | Op::Exchange { socket, .. } => self.receive(socket, state),
             Op::Send { socket, bytes, from } => {
                 let connection = state.socket(socket.raw())?;
                 let State { network, random, .. } = state;
@@ -63,9 +48,11 @@ impl Sim {
                 state.disk.write(file, *offset, bytes)?;
                 Ok(Done::Count(count))
             }
-            Op::WriteDurably { .. } => {
+            Op::WriteDurably { file, .. } => {
                 let written = flight.written.expect("it is written before it is durable");
-                state.disk.settle_write(written.change)?;
+                if !state.is_ignored(OpKind::WriteDurably, state.path(file.raw())) {
+                    state.disk.settle_write(written.change)?;
+                }
                 Ok(Done::Count(written.count))
             }
             Op::Open { at, path, how, identity } => {
@@ -79,6 +66,35 @@ impl Sim {
             op => change(op, flight.asked, state).map(|()| Done::Plain),
         }
     }
+
+    fn receive(&mut self, socket: &Fd, state: &mut State) -> Result<Done, Errno> {
+        let connection = state.socket(socket.raw())?;
+        let State { network, random, .. } = state;
+        if self.free.is_empty() && !network.is_ended(connection) {
+            return Err(Errno::NOBUFS);
+        }
+        let bytes = network.receive(connection, self.pool.buffer_bytes(), random)?;
+        if bytes.is_empty() {
+            return Ok(Done::Closed);
+        }
+        let id = self.free.swap_remove(random.below(self.free.len()));
+        let mut lease = self.pool.lease(id, 0);
+        lease.append(&bytes);
+        Ok(Done::Received(lease))
+    }
+}
+
+/// The first half of an exchange, or as much of it as the client has room for; says how much that was.
+pub(super) fn send_before(op: &mut Op, state: &mut State) -> Result<usize, Errno> {
+    let Op::Exchange { socket, bytes, from, sent } = op else {
+        unreachable!("the caller matched the operation");
+    };
+    let connection = state.socket(socket.raw())?;
+    let State { network, random, .. } = state;
+    let count = network.send(connection, &bytes[*from..], random)?;
+    *from += count;
+    *sent = *from == bytes.len();
+    Ok(count)
 }
 
 /// The first half of a durable write: the bytes are in the file for all to see, and not yet on the disk.
@@ -87,7 +103,11 @@ pub(super) fn write_durably(op: &Op, state: &mut State) -> Result<Written, Errno
         unreachable!("the caller matched the operation");
     };
     let file = state.node_for(file.raw(), Access::Write)?;
-    let bytes = gather(parts.iter().flat_map(Part::slices), *skip, &mut state.random);
+    let mut bytes: Vec<u8> = vectors(parts.iter().flat_map(Part::slices), *skip).flatten().copied().collect();
+    // Nothing on the way divides what lies in one sector.
+    if *offset / SECTOR_BYTES != (*offset + bytes.len() as u64).saturating_sub(1) / SECTOR_BYTES {
+        bytes.truncate(shortened(bytes.len(), &mut state.random));
+    }
     let count = bytes.len();
     Ok(Written { change: state.disk.write(file, *offset, bytes)?, count })
 }
@@ -117,18 +137,24 @@ fn change(op: &Op, asked: Sequence, state: &mut State) -> Result<(), Errno> {
         Op::Sync { file } => {
             let node = state.node(file.raw())?;
             state.disk.report(node)?;
-            state.disk.settle(node, asked);
+            if !state.is_ignored(OpKind::Sync, state.path(file.raw())) {
+                state.disk.settle(node, asked);
+            }
             Ok(())
         }
         Op::WriteOut { file } => {
             let node = state.node(file.raw())?;
-            state.disk.write_out(node, asked);
+            if !state.is_ignored(OpKind::WriteOut, state.path(file.raw())) {
+                state.disk.write_out(node, asked);
+            }
             Ok(())
         }
         Op::SyncFs { on } => {
             let node = state.node(on.raw())?;
             let device = state.disk.node(node).device;
-            state.disk.settle_device(device, asked);
+            if !state.is_ignored(OpKind::SyncFs, state.path(on.raw())) {
+                state.disk.settle_device(device, asked);
+            }
             Ok(())
         }
         Op::Link { file, into, name, .. } => {
@@ -212,7 +238,9 @@ fn owner_of(identity: &Identity, state: &State) -> Owner {
 /// The path that faults and the trace know the operation by.
 pub(super) fn path_of(op: &Op, state: &State) -> String {
     match op {
-        Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Doorbell { .. } => String::new(),
+        Op::Accept { .. } | Op::Recv { .. } | Op::Send { .. } | Op::Exchange { .. } | Op::Doorbell { .. } => {
+            String::new()
+        }
         Op::Open { at, path, .. } => joined(at.as_ref(), path, state),
         Op::Read { file, .. }
         | Op::Write { file, .. }

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::{Client, Cut, Device, Fault, OpKind, Sim, World};
 use crate::ring::{Bytes, Completion, Done, Fd, How, Identity, Op, Owner, Ring, Time, Token};
 
+mod cuts;
 mod files;
 
 /// A world with one ring in it, and a way to do one thing after the other.
@@ -291,6 +292,39 @@ fn a_name_synced_before_its_bytes_may_lead_to_an_empty_file() {
 }
 
 #[test]
+fn a_directory_that_is_synced_is_there_with_all_that_leads_to_it() {
+    for seed in 0..64 {
+        let mut rig = Rig::new(seed);
+        for (above, below) in [("/mail", "carol"), ("/mail/carol", "new")] {
+            let at = rig.directory(above);
+            rig.run(Op::MakeDir { at, name: name(below), identity: Identity::Server }).expect("a free name");
+        }
+        let file = rig.open_as("/mail/carol/new", How::Unnamed, Identity::Server).expect("O_TMPFILE");
+        let new = rig.directory("/mail/carol/new");
+        rig.link(&file, &new, "1").expect("a free name");
+        rig.sync(&new).expect("a sync");
+        let world = rig.world.clone();
+        drop((rig, file, new));
+        world.power_cut(seed);
+        assert_eq!(world.list("/mail/carol/new"), Ok(vec!["1".to_owned()]), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_failed_sync_gives_up_data_and_no_names() {
+    let seen = after_power_cuts(|rig| {
+        rig.world.fail(Fault::nth(OpKind::SyncFs, 1, Errno::IO));
+        let file = rig.unnamed(b"mail");
+        let new = rig.directory("/mail/alice/new");
+        rig.link(&file, &new, "1").expect("a free name");
+        assert!(matches!(rig.run(Op::SyncFs { on: Rc::clone(&new) }), Err(Errno::IO)));
+        rig.run(Op::SyncFs { on: new }).expect("the kernel says all is well");
+    });
+    assert!(!seen.contains(&None), "{seen:?}");
+    assert!(seen.contains(&Some(Vec::new())) && seen.contains(&Some(b"mail".to_vec())), "{seen:?}");
+}
+
+#[test]
 fn a_name_that_was_not_synced_survives_or_not() {
     let seen = after_power_cuts(|rig| {
         let file = rig.unnamed(b"mail");
@@ -496,6 +530,71 @@ fn a_waiting_receive_can_be_cancelled_and_comes_back_once() {
         done.as_slice(),
         [Completion { result: Err(Errno::CANCELED), op: Some(Op::Recv { .. }), .. }]
     ));
+}
+
+fn exchange(socket: &Rc<Fd>, bytes: &[u8]) -> Op {
+    Op::Exchange { socket: Rc::clone(socket), bytes: bytes.to_vec(), from: 0, sent: false }
+}
+
+/// The one completion of an operation: what came of it, and of an exchange whether it was sent.
+fn last(rig: &mut Rig, token: Token) -> (Result<Done, Errno>, usize, bool) {
+    loop {
+        let mut done = rig.turn(None).into_iter().filter(|completion| completion.token == token);
+        if let Some(Completion { result, op: Some(Op::Exchange { from, sent, .. }), .. }) = done.next() {
+            return (result, from, sent);
+        }
+    }
+}
+
+#[test]
+fn an_exchange_sends_all_in_however_many_pieces_and_then_receives() {
+    for seed in 0..50 {
+        let mut rig = Rig::new(seed);
+        let (client, socket) = rig.accepted();
+        client.window(10);
+        client.cut(Cut::Whole);
+        let replies = b"250-mx.example.net\r\n250 PIPELINING\r\n";
+        let token = rig.push(exchange(&socket, replies));
+        let mut got = Vec::new();
+        while got.len() < replies.len() {
+            assert!(
+                rig.turn(Some(Duration::from_secs(1))).is_empty(),
+                "it waits for room, or for the client"
+            );
+            got.extend(client.received());
+        }
+        assert_eq!(got, replies);
+        client.send(b"MAIL\r\n");
+        let (result, _, sent) = last(&mut rig, token);
+        assert!(matches!(&result, Ok(Done::Received(lease)) if lease.bytes() == b"MAIL\r\n"), "{result:?}");
+        assert!(sent);
+    }
+}
+
+#[test]
+fn an_exchange_says_which_of_its_halves_failed_or_was_cancelled() {
+    let halves = [(OpKind::Send, false), (OpKind::Recv, true)];
+    for (kind, expected) in halves {
+        let mut rig = Rig::new(14);
+        let (client, socket) = rig.accepted();
+        client.send(b"MAIL\r\n");
+        rig.world.fail(Fault::every(kind, Errno::CONNRESET));
+        let token = rig.push(exchange(&socket, b"250 OK\r\n"));
+        let (result, _, sent) = last(&mut rig, token);
+        assert!(matches!(result, Err(Errno::CONNRESET)), "{result:?}");
+        assert_eq!(sent, expected);
+    }
+    for (window, expected) in [(4, false), (100, true)] {
+        let mut rig = Rig::new(15);
+        let (client, socket) = rig.accepted();
+        client.window(window);
+        let token = rig.push(exchange(&socket, b"250 OK\r\n"));
+        rig.turn(Some(Duration::from_secs(1)));
+        rig.ring.cancel(token);
+        let (result, from, sent) = last(&mut rig, token);
+        assert!(matches!(result, Err(Errno::CANCELED)), "{result:?}");
+        assert_eq!((from, sent), (client.received().len(), expected));
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::STEP;
 use super::disk::{Content, Device, Disk, NodeId, ROOT, Rules};
 use super::fault::{Fault, OpKind};
 use super::network::{Client, ConnectionId, Network};
@@ -24,7 +25,7 @@ pub struct World {
 }
 
 /// What the world consists of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) now: Time,
     /// What the wall clock showed when the monotonic one stood at zero.
@@ -39,6 +40,10 @@ pub(super) struct State {
     /// Failed syncs of whole devices.
     pub(super) sync_failures: BTreeMap<u64, u64>,
     faults: Vec<Fault>,
+    lies: Vec<Lie>,
+    /// Operations that have happened, and after how many of them nothing happens any more.
+    operations: u64,
+    halt_at: u64,
     pub(super) denied: BTreeSet<Owner>,
     /// Owners by personality, counted from 1.
     pub(super) owners: Vec<Owner>,
@@ -46,6 +51,13 @@ pub(super) struct State {
     next_handle: RawFd,
     digest: u64,
     recent: VecDeque<String>,
+}
+
+/// Syncs that a device takes for done and does not do.
+#[derive(Clone, Debug)]
+struct Lie {
+    kind: OpKind,
+    end: String,
 }
 
 /// What a descriptor stands for.
@@ -82,6 +94,9 @@ impl World {
                 network: Network::default(),
                 disk: Disk::new(),
                 faults: Vec::new(),
+                lies: Vec::new(),
+                operations: 0,
+                halt_at: u64::MAX,
                 denied: BTreeSet::new(),
                 owners: Vec::new(),
                 handles: BTreeMap::new(),
@@ -152,6 +167,37 @@ impl World {
     /// Takes all faults away.
     pub fn heal(&self) {
         self.state.borrow_mut().faults.clear();
+    }
+
+    /// From now on a [`Sync`](OpKind::Sync), [`SyncFs`](OpKind::SyncFs), [`WriteOut`](OpKind::WriteOut) or
+    /// [`WriteDurably`](OpKind::WriteDurably) says that it is done and makes nothing durable, if the path of its
+    /// descriptor ends in `end`: a device that lies, for proofs that have to notice one.
+    pub fn ignore(&self, kind: OpKind, end: &str) {
+        self.state.borrow_mut().lies.push(Lie { kind, end: end.to_owned() });
+    }
+
+    /// How many operations have happened. A durable write counts twice: as written, and as durable.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.state.borrow().operations
+    }
+
+    /// Lets nothing happen once `operations` have: the world stands still, whoever turns a ring, until it is told
+    /// of a later halt.
+    pub fn halt_at(&self, operations: u64) {
+        self.state.borrow_mut().halt_at = operations;
+    }
+
+    /// Whether the world stands still.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.state.borrow().is_halted()
+    }
+
+    /// A copy of the world as it stands, in which something else may happen. No ring takes part in it.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { state: Rc::new(RefCell::new(self.state.borrow().clone())) }
     }
 
     /// From now on the process may not act for `owner`.
@@ -377,7 +423,22 @@ impl State {
     }
 
     pub(super) fn strike(&mut self, kind: OpKind, path: &str) -> Option<Errno> {
-        self.faults.iter_mut().filter_map(|fault| fault.strikes(kind, path)).next()
+        let Self { faults, random, .. } = self;
+        faults.iter_mut().filter_map(|fault| fault.strikes(kind, path, random)).next()
+    }
+
+    pub(super) fn is_ignored(&self, kind: OpKind, path: &str) -> bool {
+        self.lies.iter().any(|lie| lie.kind == kind && path.ends_with(&lie.end))
+    }
+
+    pub(super) fn is_halted(&self) -> bool {
+        self.operations >= self.halt_at
+    }
+
+    /// An operation happens, which takes a moment.
+    pub(super) fn count(&mut self) {
+        self.operations += 1;
+        self.now = self.now.after(STEP);
     }
 
     /// Notes something that happened (FNV-1a, 64 bits, over the line).

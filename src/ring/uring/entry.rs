@@ -20,6 +20,8 @@ use crate::ring::op::{self, Fd, How, Op, Part};
 pub(super) struct Slot {
     pub(super) generation: u32,
     pub(super) op: Op,
+    /// Somebody asked for an early end.
+    pub(super) is_cancelled: bool,
     /// Holds addresses into `op`; rebuilt for every write.
     vectors: Vec<libc::iovec>,
     /// Kernel memory of an open: it reads this when it gets to the entry.
@@ -34,10 +36,23 @@ impl Slot {
         Self {
             generation: token.generation,
             op,
+            is_cancelled: false,
             vectors: Vec::new(),
             how: Box::new(OpenHow::new()),
             proc_path: CString::default(),
         }
+    }
+
+    /// What goes before the [`entry`](Self::entry), linked to it: the send of an exchange. A send that succeeds
+    /// says nothing. One that fails, or sends less than all, completes, and then the receive neither happens nor
+    /// says so (kernel 5.17). So one of the two completes, whatever happens.
+    pub(super) fn entry_before(&self) -> Option<squeue::Entry> {
+        let Op::Exchange { socket, bytes, from, .. } = &self.op else { return None };
+        let rest = &bytes[*from..];
+        let send = opcode::Send::new(types::Fd(socket.raw()), rest.as_ptr(), length32(rest.len()))
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build();
+        Some(send.flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS))
     }
 
     /// The submission entry. Every address in it points into `self.op`, `self.vectors`, `self.how` or
@@ -47,7 +62,7 @@ impl Slot {
             Op::Accept { listener } => {
                 opcode::AcceptMulti::new(types::Fd(listener.raw())).flags(libc::SOCK_CLOEXEC).build()
             }
-            Op::Recv { socket } => {
+            Op::Recv { socket } | Op::Exchange { socket, .. } => {
                 opcode::Recv::new(types::Fd(socket.raw()), std::ptr::null_mut(), BUFFER_LENGTH)
                     .buf_group(BUFFER_GROUP)
                     .build()

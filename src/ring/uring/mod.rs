@@ -43,7 +43,7 @@ pub struct Uring {
     pool: Rc<Pool>,
     buffers: BufferRing,
     closing: Closing,
-    waiting: VecDeque<squeue::Entry>,
+    waiting: VecDeque<Submission>,
     identities: HashMap<Owner, Rc<u16>>,
     /// The server's own credentials, registered like the others: the kernel lets only the very same ones
     /// link what they opened (6.10), and those of the thread change whenever it registers an owner.
@@ -64,7 +64,11 @@ impl Drop for Uring {
         // Closing a ring cancels asynchronously: the kernel could still write to memory that we are
         // about to free. So everything is cancelled and waited for while the memory is still there.
         let cancel_all = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build().user_data(IGNORED);
-        self.waiting.push_back(cancel_all);
+        self.waiting.push_back(Submission::One(cancel_all));
+        // That one may come between the two halves of an exchange.
+        for token in self.exchanges_in_flight() {
+            self.cancel_exchange(token);
+        }
         let mut done = Vec::new();
         while self.in_flight > self.syncs_in_flight() || self.doorbell_armed {
             if self.enter(Some(Duration::from_secs(1)), &mut done, false).is_err() {
@@ -153,6 +157,22 @@ impl Uring {
         self.slots.iter().flatten().filter(|slot| matches!(slot.op, Op::SyncFs { .. })).count()
     }
 
+    fn exchanges_in_flight(&self) -> Vec<Token> {
+        let tokens = (0..).zip(&self.slots).filter_map(|(index, slot)| {
+            let slot = slot.as_ref().filter(|slot| matches!(slot.op, Op::Exchange { .. }))?;
+            Some(Token { index, generation: slot.generation })
+        });
+        tokens.collect()
+    }
+
+    /// Asks for an early end of both halves. Between them, when the send is over and the kernel has not begun
+    /// the receive, there is neither; then the answer about the receive has this done again.
+    fn cancel_exchange(&mut self, token: Token) {
+        let send = opcode::AsyncCancel::new(data_of(token) | SENDING).build().user_data(IGNORED);
+        let receive = opcode::AsyncCancel::new(data_of(token)).build().user_data(data_of(token) | CANCELLING);
+        self.waiting.extend([Submission::One(send), Submission::One(receive)]);
+    }
+
     fn arm_doorbell(&mut self) {
         let entry = opcode::Read::new(
             types::Fd(self.mailbox.doorbell.as_raw_fd()),
@@ -161,25 +181,25 @@ impl Uring {
         )
         .build()
         .user_data(DOORBELL);
-        self.waiting.push_back(entry);
+        self.waiting.push_back(Submission::One(entry));
         self.doorbell_armed = true;
     }
 
     /// Moves what waits into the submission queue, entering the kernel when it is full.
     fn fill(&mut self) -> Result<(), Errno> {
         for raw in self.closing.borrow_mut().drain(..) {
-            self.waiting.push_back(
-                opcode::Close::new(types::Fd(raw))
-                    .build()
-                    .flags(squeue::Flags::SKIP_SUCCESS)
-                    .user_data(IGNORED),
-            );
+            let close = opcode::Close::new(types::Fd(raw))
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(IGNORED);
+            self.waiting.push_back(Submission::One(close));
         }
-        while let Some(entry) = self.waiting.front() {
+        while let Some(next) = self.waiting.front() {
             let mut submissions = self.ring.submission();
+            // A chain ends where a submission ends, so both of its entries go in, or none.
             // SAFETY: every address in an entry points into its slot (or into a field of this ring,
             // for the doorbell), on the heap, and the slot keeps it until the last completion.
-            let pushed = unsafe { submissions.push(entry) };
+            let pushed = unsafe { submissions.push_multiple(next.entries()) };
             if pushed.is_ok() {
                 self.waiting.pop_front();
                 continue;
@@ -233,6 +253,8 @@ impl Uring {
                     rung = true;
                     self.doorbell_armed = false;
                 }
+                data if data & CANCELLING != 0 => self.cancel_again(token_of(data), entry.result()),
+                data if data & SENDING != 0 => done.push(self.complete_unsent(token_of(data), &entry)),
                 data => done.push(self.complete(token_of(data), &entry)),
             }
         }
@@ -248,10 +270,42 @@ impl Uring {
         }
     }
 
+    /// The slot of an operation that something completes of.
+    fn slot(&mut self, token: Token) -> &mut Slot {
+        let slot = self.slots[token.index as usize].as_mut().expect("a completion has its operation");
+        assert_eq!(slot.generation, token.generation, "a slot is reused after its last completion");
+        slot
+    }
+
+    fn cancel_again(&mut self, token: Token, result: i32) {
+        let slot = self.slots[token.index as usize].as_ref();
+        if result == -libc::ENOENT && slot.is_some_and(|slot| slot.generation == token.generation) {
+            self.cancel_exchange(token);
+        }
+    }
+
+    /// The send of an exchange failed, or ended before all was sent.
+    fn complete_unsent(&mut self, token: Token, entry: &cqueue::Entry) -> Completion {
+        let slot = self.slot(token);
+        let errno = match usize::try_from(entry.result()) {
+            Err(_) => Errno::from_raw_os_error(-entry.result()),
+            Ok(count) => {
+                if let Op::Exchange { from, .. } = &mut slot.op {
+                    *from += count;
+                }
+                if slot.is_cancelled { Errno::CANCELED } else { Errno::PIPE }
+            }
+        };
+        Completion { token, result: Err(errno), op: self.finish(token) }
+    }
+
     fn complete(&mut self, token: Token, entry: &cqueue::Entry) -> Completion {
         let more = cqueue::more(entry.flags());
-        let slot = self.slots[token.index as usize].as_ref().expect("a completion has its operation");
-        assert_eq!(slot.generation, token.generation, "a slot is reused after its last completion");
+        let slot = self.slot(token);
+        if let Op::Exchange { sent, .. } = &mut slot.op {
+            *sent = true;
+        }
+        let slot = self.slots[token.index as usize].as_ref().expect("just seen");
         let result = match u32::try_from(entry.result()) {
             Err(_) => Err(Errno::from_raw_os_error(-entry.result())),
             Ok(value) => Ok(self.done(&slot.op, value, entry.flags())),
@@ -265,7 +319,7 @@ impl Uring {
             Op::Accept { .. } | Op::Open { .. } => {
                 Done::Opened(Fd::new(RawFd::try_from(value).expect("descriptors are ints"), &self.closing))
             }
-            Op::Recv { .. } => match cqueue::buffer_select(flags) {
+            Op::Recv { .. } | Op::Exchange { .. } => match cqueue::buffer_select(flags) {
                 Some(id) if value > 0 => Done::Received(self.pool.lease(id, value as usize)),
                 // The end of the stream uses up no buffer since kernel 5.19; if one was chosen
                 // nevertheless it comes back through an empty lease.
@@ -306,6 +360,7 @@ impl Uring {
 
 impl Ring for Uring {
     fn push(&mut self, token: Token, op: Op) {
+        assert!(token.index < INDEX_END, "fewer operations than 2^30");
         let index = token.index as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
@@ -315,7 +370,10 @@ impl Ring for Uring {
         let mut slot = Slot::new(token, op);
         if !syncfs {
             let entry = slot.entry(self.link_by, self.own).user_data(data_of(token));
-            self.waiting.push_back(entry);
+            self.waiting.push_back(match slot.entry_before() {
+                None => Submission::One(entry),
+                Some(before) => Submission::Chain([before.user_data(data_of(token) | SENDING), entry]),
+            });
         }
         self.slots[index] = Some(slot);
         self.in_flight += 1;
@@ -325,7 +383,15 @@ impl Ring for Uring {
     }
 
     fn cancel(&mut self, token: Token) {
-        self.waiting.push_back(opcode::AsyncCancel::new(data_of(token)).build().user_data(IGNORED));
+        let slot = self.slots.get_mut(token.index as usize).and_then(Option::as_mut);
+        if let Some(slot) = slot.filter(|slot| slot.generation == token.generation) {
+            slot.is_cancelled = true;
+            if matches!(slot.op, Op::Exchange { .. }) {
+                return self.cancel_exchange(token);
+            }
+        }
+        let cancel = opcode::AsyncCancel::new(data_of(token)).build().user_data(IGNORED);
+        self.waiting.push_back(Submission::One(cancel));
     }
 
     fn turn(&mut self, wait: Option<Duration>, done: &mut Vec<Completion>) -> Result<(), Errno> {
@@ -433,6 +499,22 @@ impl Uring {
     }
 }
 
+/// What must be submitted together.
+enum Submission {
+    One(squeue::Entry),
+    /// The first is linked to the second.
+    Chain([squeue::Entry; 2]),
+}
+
+impl Submission {
+    fn entries(&self) -> &[squeue::Entry] {
+        match self {
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Chain(entries) => entries,
+        }
+    }
+}
+
 fn borrow(fd: &Fd) -> BorrowedFd<'_> {
     // SAFETY: an `Fd` is open for as long as it lives, and the borrow ends before it does.
     unsafe { BorrowedFd::borrow_raw(fd.raw()) }
@@ -460,13 +542,19 @@ fn data_of(token: Token) -> u64 {
 
 fn token_of(data: u64) -> Token {
     Token {
-        index: u32::try_from(data & 0xffff_ffff).expect("masked"),
+        index: u32::try_from(data & u64::from(INDEX_END - 1)).expect("masked"),
         generation: u32::try_from(data >> 32).expect("shifted"),
     }
 }
 
 /// What one getdents(2) may fill.
 const NAMES_BYTES: usize = 64 * 1024;
+/// The index of an operation ends below the two bits that tell its completions apart.
+const INDEX_END: u32 = 1 << 30;
+/// In the data of a completion: it is the send of the exchange that ended.
+const SENDING: u64 = 1 << 30;
+/// In the data of a completion: it is an answer to the cancellation of the exchange.
+const CANCELLING: u64 = 1 << 31;
 /// Completions that nobody waits for: closes, cancellations.
 const IGNORED: u64 = u64::MAX;
 /// The ring's own eventfd: answers of the syncfs threads are there.

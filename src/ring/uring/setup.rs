@@ -151,7 +151,10 @@ pub(super) fn restrict(ring: &IoUring, setup: &Setup) -> Result<(), SetupError> 
     }
     let mut restrictions: Vec<_> = OPCODES.iter().map(|&(code, _)| Restriction::sqe_op(code)).collect();
     restrictions.extend(REGISTRATIONS.iter().map(|&code| Restriction::register_op(code)));
-    let flags = squeue::Flags::BUFFER_SELECT | squeue::Flags::SKIP_SUCCESS | squeue::Flags::ASYNC;
+    let flags = squeue::Flags::BUFFER_SELECT
+        | squeue::Flags::SKIP_SUCCESS
+        | squeue::Flags::ASYNC
+        | squeue::Flags::IO_LINK;
     restrictions.push(Restriction::sqe_flags_allowed(flags.bits()));
     submitter
         .register_restrictions(&mut restrictions)
