@@ -8,6 +8,7 @@
 
 pub mod control;
 pub mod exec;
+pub mod journal;
 pub mod limits;
 pub mod lmtp;
 pub mod mail;
