@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use super::{Durability, Fault, Place, Sizes, Step, Store};
-use crate::ring::{Approach, Bytes, Done, Fd, How, Identity, Op};
+use super::{Durability, Fault, FileSystem, Place, Sizes, Step, Store, Stored};
+use crate::ring::{Approach, Bytes, Fd, How, Identity, Op};
 
 /// A file without a name that a reader could see. Dropping it forgets the message: an unnamed file
 /// vanishes by itself, one in `tmp/` wants [`discard`](Draft::discard).
@@ -103,31 +103,7 @@ impl Draft {
     /// # Errors
     /// The step that failed. The file is then good for nothing but to be discarded.
     pub async fn append(&mut self, store: &Store, head: Vec<u8>, body: &Rc<Vec<Bytes>>) -> Result<(), Fault> {
-        let total = head.len() + body.iter().map(Bytes::len).sum::<usize>();
-        let (mut head, mut skip) = (head, 0);
-        while skip < total {
-            let op = Op::Write {
-                file: Rc::clone(&self.file),
-                head,
-                body: Rc::clone(body),
-                skip,
-                offset: self.written,
-            };
-            let finished = store.exec.run(op).await;
-            let count = match finished.result {
-                // A regular file takes something or says why not; nothing at all would loop for ever.
-                Ok(Done::Count(0)) => Err(Errno::IO),
-                Ok(Done::Count(count)) => Ok(count),
-                Ok(_) => unreachable!("a write gives a count"),
-                Err(errno) => Err(errno),
-            }
-            .map_err(|errno| Fault { step: Step::Write, errno })?;
-            assert!(count <= total - skip, "the kernel wrote what it was given");
-            skip += count;
-            self.written += count as u64;
-            let Some(Op::Write { head: back, .. }) = finished.op else { unreachable!("it comes back") };
-            head = back;
-        }
+        self.written += store.write(&self.file, self.written, head, body).await?;
         Ok(())
     }
 
@@ -144,7 +120,9 @@ impl Draft {
     /// The step that failed.
     pub async fn settle(&self, store: &Store, approach: Option<Approach>) -> Result<(), Fault> {
         let (step, op) = match store.settings.durability {
-            Durability::Fsync => (Step::SyncBytes, Op::Sync { file: Rc::clone(&self.file) }),
+            Durability::Journal | Durability::Fsync => {
+                (Step::SyncBytes, Op::Sync { file: Rc::clone(&self.file) })
+            }
             // The round that makes the name durable does the same for the bytes, and never later.
             Durability::Group if store.keeps_order(&self.directory) => {
                 (Step::WriteOut, Op::WriteOut { file: Rc::clone(&self.file) })
@@ -179,7 +157,9 @@ impl Draft {
         let approach = store.approach();
         let name = self.link(store, place, sizes).await?;
         let (step, op) = match store.settings.durability {
-            Durability::Fsync => (Step::SyncName, Op::Sync { file: Rc::clone(&place.new) }),
+            Durability::Journal | Durability::Fsync => {
+                (Step::SyncName, Op::Sync { file: Rc::clone(&place.new) })
+            }
             Durability::Group => (Step::SyncRound, Op::SyncFs { on: Rc::clone(&place.new) }),
             Durability::None => return Ok(name),
         };
@@ -197,41 +177,102 @@ impl Draft {
         Ok(name)
     }
 
-    async fn link(&self, store: &Store, place: &Place, sizes: Sizes) -> Result<String, Fault> {
-        let mut tries = 0;
+    /// Gives the file this very name in `new/`, for who sees to its durability: recovery, and the journal. The
+    /// name is taken: `EEXIST`.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn publish_as(&self, store: &Store, place: &Place, name: &str) -> Result<(), Fault> {
+        self.publish_in(store, place, &place.new, &c_name(name.to_owned())).await
+    }
+
+    /// Gives the file the name under which its message is on record, or another one if that is taken. Returns the
+    /// name.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn publish_recorded(
+        &self,
+        store: &Store,
+        place: &Place,
+        name: &str,
+        sizes: Sizes,
+    ) -> Result<String, Fault> {
+        assert_eq!(sizes.stored, self.written, "a name tells the exact size");
+        match self.publish_as(store, place, name).await {
+            Err(Fault { errno: Errno::EXIST, .. }) => self.link(store, place, sizes).await,
+            published => published.map(|()| name.to_owned()),
+        }
+    }
+
+    /// The file system, with its failed rounds before anything of this was written.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    pub fn file_system(&self, store: &Store) -> Result<FileSystem, Fault> {
+        let on = Rc::clone(&self.directory);
+        let device = store.device(&on).ok_or(Fault { step: Step::Checkpoint, errno: Errno::IO })?;
+        Ok(FileSystem { device, on, failures: self.failures })
+    }
+
+    /// Takes the place of a file of the same mailbox, flags and all.
+    ///
+    /// # Errors
+    /// The step that failed. There may be no file of that name then.
+    pub async fn publish_over(&self, store: &Store, place: &Place, stored: &Stored) -> Result<(), Fault> {
+        stored.remove(store).await?;
+        self.publish_in(store, place, &stored.directory, &stored.name).await
+    }
+
+    async fn publish_in(
+        &self,
+        store: &Store,
+        place: &Place,
+        directory: &Rc<Fd>,
+        name: &CString,
+    ) -> Result<(), Fault> {
         loop {
-            let name = store.names.with_sizes(store.exec.wall(), sizes);
-            let into = Rc::clone(&place.new);
+            let (into, name) = (Rc::clone(directory), name.clone());
             let identity = place.identity.clone();
             let op = match &self.temporary {
-                None => Op::Link { file: Rc::clone(&self.file), into, name: c_name(name.clone()), identity },
+                None => Op::Link { file: Rc::clone(&self.file), into, name, identity },
                 Some(temporary) if temporary.moves.get() => Op::Rename {
                     from: Rc::clone(&temporary.tmp),
                     old: temporary.name.clone(),
                     into,
-                    name: c_name(name.clone()),
+                    name,
                     identity,
                 },
                 Some(temporary) => Op::LinkName {
                     from: Rc::clone(&temporary.tmp),
                     old: temporary.name.clone(),
                     into,
-                    name: c_name(name.clone()),
+                    name,
                     identity,
                 },
             };
             match store.step(Step::Publish, op).await {
                 // No rename that is sure to replace nothing (NFS): link, and unlink the first name later.
                 Err(Fault { errno: Errno::INVAL, .. }) if self.stops_moving() => {}
-                // The name is taken: a foreign writer, or a clock that was set back. Take another.
-                Err(Fault { errno: Errno::EXIST, .. }) if tries < NAME_TRIES => tries += 1,
                 Err(fault) => return Err(fault),
                 Ok(_) => {
                     if let Some(temporary) = &self.temporary {
                         temporary.moved.set(temporary.moves.get());
                     }
-                    return Ok(name);
+                    return Ok(());
                 }
+            }
+        }
+    }
+
+    async fn link(&self, store: &Store, place: &Place, sizes: Sizes) -> Result<String, Fault> {
+        let mut tries = 0;
+        loop {
+            let name = store.names.with_sizes(store.exec.wall(), sizes);
+            match self.publish_as(store, place, &name).await {
+                // The name is taken: a foreign writer, or a clock that was set back. Take another.
+                Err(Fault { errno: Errno::EXIST, .. }) if tries < NAME_TRIES => tries += 1,
+                published => return published.map(|()| name),
             }
         }
     }

@@ -7,6 +7,8 @@
 //! sync that somebody else causes could commit the name alone, and a power cut would leave an empty file
 //! in a reader's inbox.
 //!
+//! Recovery looks at what stands in a mailbox already: [`stored`].
+//!
 //! The module knows no LMTP, no user table and no configuration file. A step that fails becomes a
 //! [`Fault`]; what the client is told about it is decided elsewhere.
 #![forbid(unsafe_code)]
@@ -20,21 +22,27 @@ use std::rc::Rc;
 use rustix::io::Errno;
 
 use crate::exec::{Exec, Gate, Permit};
-use crate::ring::{Approach, Done, Fd, Op, Owner};
+use crate::ring::{Approach, Bytes, Done, Fd, Op, Owner};
 
 pub mod draft;
+pub mod file_system;
 pub mod name;
 pub mod place;
+pub mod stored;
 
 pub use draft::Draft;
+pub use file_system::FileSystem;
 pub use name::{NameMaker, Sizes};
 pub use place::Place;
+pub use stored::{Folder, Stored};
 
 /// What is made durable before a delivery counts as done, `maildir.durability`.
 ///
-/// `journal` is a word of the configuration but not yet of this version; its parser says so.
+/// In this order from the most to the least that one sync does at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
+    /// The message on record in the worker's journal, and its file named; what is not on record, as `Fsync`.
+    Journal,
     /// One syncfs for the names of a round of messages, and another one for their bytes before, unless the file
     /// system keeps the order of the two by itself.
     Group,
@@ -104,6 +112,24 @@ impl Store {
         }
     }
 
+    /// What its operations run on.
+    #[must_use]
+    pub fn exec(&self) -> &Rc<Exec> {
+        &self.exec
+    }
+
+    /// Whether a mailbox that is missing is made.
+    #[must_use]
+    pub fn creates(&self) -> bool {
+        self.settings.create
+    }
+
+    /// A name for a file of these sizes that nobody else has.
+    #[must_use]
+    pub fn name(&self, sizes: Sizes) -> String {
+        self.names.with_sizes(self.exec.wall(), sizes)
+    }
+
     /// Waits until a message that is here may have `files` open, or as many as there can ever be. To be held
     /// until they are closed. It never takes long: who holds a permit waits for the disk alone.
     pub async fn admit(&self, files: usize) -> Permit<'_> {
@@ -150,11 +176,46 @@ impl Store {
 
     /// Failed rounds so far of the file system that `on` lives on, where durability depends on rounds.
     fn sync_failures(&self, on: &Fd) -> Result<u64, Fault> {
-        if self.settings.durability != Durability::Group {
+        if !matches!(self.settings.durability, Durability::Journal | Durability::Group) {
             return Ok(0);
         }
         let failures = self.exec.with_ring(|ring| ring.sync_failures(on));
         failures.map_err(|errno| Fault { step: Step::SyncRound, errno })
+    }
+
+    /// Writes all of `head` and `body` at `offset`.
+    async fn write(
+        &self,
+        file: &Rc<Fd>,
+        offset: u64,
+        mut head: Vec<u8>,
+        body: &Rc<Vec<Bytes>>,
+    ) -> Result<u64, Fault> {
+        let total = head.len() + body.iter().map(Bytes::len).sum::<usize>();
+        let mut skip = 0;
+        while skip < total {
+            let op = Op::Write {
+                file: Rc::clone(file),
+                head,
+                body: Rc::clone(body),
+                skip,
+                offset: offset + skip as u64,
+            };
+            let finished = self.exec.run(op).await;
+            let count = match finished.result {
+                // A regular file takes something or says why not; nothing at all would loop for ever.
+                Ok(Done::Count(0)) => Err(Errno::IO),
+                Ok(Done::Count(count)) => Ok(count),
+                Ok(_) => unreachable!("a write gives a count"),
+                Err(errno) => Err(errno),
+            }
+            .map_err(|errno| Fault { step: Step::Write, errno })?;
+            assert!(count <= total - skip, "the kernel wrote what it was given");
+            skip += count;
+            let Some(Op::Write { head: back, .. }) = finished.op else { unreachable!("it comes back") };
+            head = back;
+        }
+        Ok(total as u64)
     }
 
     fn has_unnamed_files(&self, directory: &Fd) -> bool {
@@ -193,7 +254,7 @@ pub struct Fault {
     pub errno: Errno,
 }
 
-/// The steps of a delivery.
+/// The steps of a delivery, and of looking at what was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Act with the credentials of the mail owner.
@@ -217,15 +278,27 @@ pub enum Step {
     /// Make everything on the file system durable: the bytes, or the names, of a round. What fails here
     /// may have been somebody else's message.
     SyncRound,
+    /// Put the message on record in the journal.
+    Record,
+    /// Sync what the journal keeps, so that it has room and can be relied on.
+    Checkpoint,
     /// Give the file its name in `new/`.
     Publish,
     /// Make the name durable.
     SyncName,
+    /// Look which files a directory of the mailbox has.
+    List,
+    /// Open a file that stands in the mailbox.
+    OpenStored,
+    /// Read it.
+    ReadStored,
+    /// Remove it.
+    Remove,
 }
 
 impl Step {
     /// All of them, in the order in which they happen.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 18] = [
         Self::Identify,
         Self::OpenRoot,
         Self::OpenMailbox,
@@ -236,8 +309,14 @@ impl Step {
         Self::SyncBytes,
         Self::WriteOut,
         Self::SyncRound,
+        Self::Record,
+        Self::Checkpoint,
         Self::Publish,
         Self::SyncName,
+        Self::List,
+        Self::OpenStored,
+        Self::ReadStored,
+        Self::Remove,
     ];
 }
 
@@ -254,8 +333,14 @@ impl fmt::Display for Step {
             Self::SyncBytes => "sync the message",
             Self::WriteOut => "write the message out to the device",
             Self::SyncRound => "sync the mail file system",
+            Self::Record => "put the message on record in the journal",
+            Self::Checkpoint => "sync the mail that is on record",
             Self::Publish => "link the message into new/",
             Self::SyncName => "sync new/",
+            Self::List => "list the mailbox",
+            Self::OpenStored => "open a stored message",
+            Self::ReadStored => "read a stored message",
+            Self::Remove => "remove a torn message",
         })
     }
 }

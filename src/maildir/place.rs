@@ -37,17 +37,7 @@ impl Place {
     /// # Errors
     /// The step that failed; `OpenMailbox` with `ENOENT` when it is missing and may not be made.
     pub async fn find(store: &Store, mailbox: Mailbox<'_>) -> Result<Self, Fault> {
-        let identity =
-            store.exec.identity(mailbox.owner).map_err(|errno| Fault { step: Step::Identify, errno })?;
-        let search = Search::new(store, &identity, mailbox);
-        let new = match search.directory("new").await {
-            Err(Fault { step: Step::OpenMailbox, errno: Errno::NOENT }) if store.settings.create => {
-                search.make().await?
-            }
-            found => found?,
-        };
-        let failures = search.failures(&new)?;
-        Ok(Self::new(new, identity, mailbox, failures))
+        Self::search(store, mailbox, store.settings.create).await
     }
 
     /// Opens the mailbox if it is there.
@@ -55,10 +45,17 @@ impl Place {
     /// # Errors
     /// As [`find`](Self::find).
     pub async fn existing(store: &Store, mailbox: Mailbox<'_>) -> Result<Self, Fault> {
+        Self::search(store, mailbox, false).await
+    }
+
+    async fn search(store: &Store, mailbox: Mailbox<'_>, makes: bool) -> Result<Self, Fault> {
         let identity =
             store.exec.identity(mailbox.owner).map_err(|errno| Fault { step: Step::Identify, errno })?;
         let search = Search::new(store, &identity, mailbox);
-        let new = search.directory("new").await?;
+        let new = match search.directory("new").await {
+            Err(Fault { step: Step::OpenMailbox, errno: Errno::NOENT }) if makes => search.make().await?,
+            found => found?,
+        };
         let failures = search.failures(&new)?;
         Ok(Self::new(new, identity, mailbox, failures))
     }
@@ -70,8 +67,23 @@ impl Place {
 
     /// Opens `tmp/` of the same Maildir.
     pub(super) async fn tmp(&self, store: &Store) -> Result<Rc<Fd>, Fault> {
-        let mailbox = Mailbox { home: self.home.as_deref(), path: &self.path, owner: self.owner };
-        Search::new(store, &self.identity, mailbox).directory("tmp").await
+        match self.sibling(store, "tmp").await {
+            // Of the directories that were made together a power cut may have left `new/` alone.
+            Err(Fault { errno: Errno::NOENT, .. }) if store.settings.create => {
+                Search::new(store, &self.identity, self.mailbox()).make().await?;
+                self.sibling(store, "tmp").await
+            }
+            found => found,
+        }
+    }
+
+    /// Opens another directory of the same Maildir.
+    pub(super) async fn sibling(&self, store: &Store, name: &str) -> Result<Rc<Fd>, Fault> {
+        Search::new(store, &self.identity, self.mailbox()).directory(name).await
+    }
+
+    fn mailbox(&self) -> Mailbox<'_> {
+        Mailbox { home: self.home.as_deref(), path: &self.path, owner: self.owner }
     }
 
     /// The file system of the mailbox, where it can be told.
@@ -202,7 +214,7 @@ impl<'a> Search<'a> {
             Ok(_) | Err(Fault { errno: Errno::EXIST, .. }) => {}
             Err(fault) => return Err(fault),
         }
-        if self.store.settings.durability == Durability::Fsync {
+        if matches!(self.store.settings.durability, Durability::Journal | Durability::Fsync) {
             self.store.step(Step::SyncParent, Op::Sync { file: Rc::clone(at) }).await?;
         }
         self.open(Some(at), name, How::DirectoryBeneath).await

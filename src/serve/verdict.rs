@@ -66,6 +66,41 @@ const UNLISTED: Verdict =
     internal("this error is not expected here: look at the kernel's log, and please report it");
 
 const TABLE: &[Row] = &[
+    Row {
+        steps: &[Step::Record],
+        errnos: &[Errno::TIME],
+        verdict: Verdict {
+            code: 451,
+            enhanced: (4, 3, 1),
+            text: "Mail storage is too slow at present",
+            advice: "the mail file systems take longer to sync than the journal to fill: give them more speed, or raise \
+                     maildir.journal_segment",
+        },
+    },
+    Row {
+        steps: &[Step::Record],
+        errnos: &[Errno::NOSPC, Errno::DQUOT],
+        verdict: Verdict {
+            advice: "the disk of the journal has no room for a segment: see maildir.journal_dir",
+            ..FULL
+        },
+    },
+    Row {
+        steps: &[Step::Checkpoint],
+        errnos: &[Errno::NOSPC, Errno::DQUOT],
+        verdict: Verdict {
+            advice: "the mail file system had no room when it was synced: give it some",
+            ..FULL
+        },
+    },
+    Row {
+        steps: &[Step::Checkpoint],
+        errnos: &[Errno::IO, Errno::ROFS],
+        verdict: internal(
+            "a mail file system could not be synced: what is in the journal is written again until it can be; look \
+             at the kernel's log",
+        ),
+    },
     Row { steps: &[], errnos: &[Errno::NOSPC], verdict: FULL },
     Row {
         steps: &[Step::SyncRound],
@@ -173,7 +208,8 @@ mod tests {
             for errno in errnos() {
                 let found = verdict(Fault { step, errno });
                 assert_eq!(u16::from(found.enhanced.0), found.code / 100, "{step:?} {errno:?}");
-                let permanent = errno == Errno::DQUOT && step != Step::SyncRound;
+                let shared = [Step::SyncRound, Step::Record, Step::Checkpoint];
+                let permanent = errno == Errno::DQUOT && !shared.contains(&step);
                 assert_eq!(found.code >= 500, permanent, "{step:?} {errno:?}: {found:?}");
                 assert!(!found.advice.is_empty() && found.text.is_ascii());
             }
