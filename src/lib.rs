@@ -14,6 +14,7 @@ pub mod lmtp;
 pub mod mail;
 pub mod maildir;
 pub mod observe;
+pub mod recover;
 pub mod ring;
 pub mod serve;
 pub mod sys;
