@@ -34,6 +34,14 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Make files of what a crash left in the journal, without serving
+    ///
+    /// The server does this itself when it starts. Exit code: 0 everything has its place, 1 something could not be
+    /// recovered or was set aside, 2 wrong arguments or configuration.
+    #[command(
+        after_help = "Examples:\n  posthaste recover --config /etc/posthaste/posthaste.toml --dry-run\n  posthaste recover --config /etc/posthaste/posthaste.toml --json"
+    )]
+    Recover(control::recover::RecoverArguments),
     /// Build user tables and look into them
     #[command(subcommand)]
     Users(users::command::UsersCommand),
@@ -44,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => control::demo::run(&arguments),
         Command::Serve { config } => control::serve::run(&config),
         Command::Check { config } => control::check::run(&config),
+        Command::Recover(arguments) => control::recover::run(&arguments),
         Command::Users(command) => users::command::run(command),
     }
 }
@@ -53,4 +62,5 @@ const EXAMPLES: &str = "Examples:
   posthaste users build --from passwd-file --input /etc/dovecot/users \\
     --output /var/lib/posthaste/users.table
   posthaste check --config /etc/posthaste/posthaste.toml
-  posthaste serve --config /etc/posthaste/posthaste.toml";
+  posthaste serve --config /etc/posthaste/posthaste.toml
+  posthaste recover --config /etc/posthaste/posthaste.toml --dry-run";

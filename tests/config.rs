@@ -108,7 +108,7 @@ mod = \"0600\"
 [users]
 tabel = \"/t\"
 [maildir]
-durability = \"journal\"
+durability = \"jurnal\"
 ";
     let error = parse(text).unwrap_err();
     let places: Vec<(usize, usize)> =
@@ -152,7 +152,7 @@ fn defaults_come_from_the_machine_or_are_those_of_the_manual() {
     assert_eq!(config.postmaster, "postmaster@host.example.org");
     assert_eq!(config.workers, 3);
     assert_eq!(config.users.table.to_str(), Some("/var/lib/posthaste/users.table"));
-    assert_eq!(config.maildir.durability, Durability::Group);
+    assert_eq!(config.maildir.durability, Durability::Journal);
     assert_eq!(config.maildir.line_endings, LineEndings::Crlf);
     assert_eq!(config.limits.message_size, 50 << 20);
     assert_eq!(config.limits.idle_timeout, Duration::from_mins(5));
@@ -229,12 +229,16 @@ fn values_out_of_their_bounds_are_refused() {
         ("users", "recipient_delimiter = \"++\"", "twice"),
         ("users", "local_domains = \"example.net\"", "list of domains"),
         ("users", "local_domains = [\"a b\"]", "no domain"),
-        ("maildir", "durability = \"journal\"", "use \"group\""),
         ("maildir", "durability = \"fsyn\"", "did you mean `fsync`"),
         ("maildir", "line_endings = \"cr\"", "did you mean `crlf`"),
         ("maildir", "create = \"yes\"", "true or false"),
         ("maildir", "root = \"mail\"", "absolute"),
         ("maildir", "stream_above = \"8MiB\"", "a quarter of `limits.buffers`, which is 4MiB"),
+        ("maildir", "journal_dir = \"journal\"", "absolute"),
+        ("maildir", "journal_message_max = \"17MiB\"", "a quarter of `journal_segment`: here 16MiB"),
+        ("maildir", "journal_segment = \"1MB\"", "from 1MiB to 1GiB"),
+        ("maildir", "journal_segment = 1048577", "a multiple of 4KiB"),
+        ("maildir", "checkpoint_interval = \"1h\"", "from 100ms to 10m"),
         ("limits", "message_size = \"50MX\"", "unit of a size"),
         ("limits", "message_size = -1", "not negative"),
         ("limits", "buffers = \"1023KiB\"", "from 1MiB"),
@@ -281,6 +285,10 @@ create = false
 single_instance = true
 root = \"/srv/mail\"
 stream_above = 4097
+journal_dir = \"/srv/journal\"
+journal_message_max = 1025
+journal_segment = \"1028KiB\"
+checkpoint_interval = \"100ms\"
 [limits]
 message_size = \"1GB\"
 recipients = 1

@@ -124,6 +124,10 @@ lmtp = "tcp:127.0.0.1:0"
 [users]
 table = "{directory}/users.table"
 recipient_delimiter = "+"
+
+[maildir]
+# Room for a few messages is enough, and is made at once.
+journal_segment = "4MiB"
 "#
     )
 }

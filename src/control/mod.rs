@@ -8,6 +8,8 @@ pub mod config;
 pub mod demo;
 pub mod listen;
 mod listen_error;
+pub mod recover;
+pub mod recovery;
 pub mod serve;
 pub mod server;
 mod socket_file;

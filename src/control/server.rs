@@ -13,16 +13,22 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::config::{Config, Durability};
 use super::listen::{self, ListenError, Listener};
+use super::recover;
+use super::recovery::{Lock, RecoveryError};
 use crate::exec::Exec;
+use crate::journal::name::Kind;
+use crate::journal::{self, Boot, FileFault, Journal, SegmentName};
 use crate::limits;
 use crate::lmtp::session::SessionLimits;
 use crate::maildir;
 use crate::observe::log::Log;
-use crate::ring::SyncThreads;
+use crate::recover::Fate;
 use crate::ring::uring::{self, Setup, SetupError, Uring};
+use crate::ring::{Fd, SyncThreads};
 use crate::serve::accept::{self, Inbox, Message, Outbox};
+use crate::serve::checkpoint;
 use crate::serve::worker::{Address, Loads, Seat, Settings, Worker};
-use crate::sys::{cpu, limit};
+use crate::sys::{boot, cpu, limit};
 use crate::users::key::Rules;
 use crate::users::table::{Table, TableError};
 
@@ -33,6 +39,8 @@ pub struct Server {
     ended: Receiver<Result<(), rustix::io::Errno>>,
     /// Kept for their socket files, which go when the server does.
     listeners: Vec<Listener>,
+    /// Held until the last worker has ended.
+    _journal: Option<Lock>,
 }
 
 /// Why the server does not start.
@@ -40,12 +48,18 @@ pub struct Server {
 pub enum StartError {
     /// The state directory cannot be made.
     StateDirectory(PathBuf, std::io::Error),
+    /// The journal cannot be recovered.
+    Recovery(RecoveryError),
+    /// Mail in the journal is not durable anywhere else, and cannot be made so.
+    Unfinished(String),
     /// The user table cannot be used.
     Table(TableError),
     /// A listener cannot be opened.
     Listen(ListenError),
     /// A ring cannot be made.
     Ring(SetupError),
+    /// A segment of the journal cannot be made.
+    Journal(PathBuf, FileFault),
     /// Threads, descriptors or random numbers are not to be had.
     System(&'static str, std::io::Error),
 }
@@ -59,6 +73,11 @@ impl fmt::Display for StartError {
                  state_dir",
                 path.display()
             ),
+            Self::Recovery(error) => error.fmt(f),
+            Self::Unfinished(segment) => write!(f, "the journal must be recovered first: {segment}"),
+            Self::Journal(path, fault) => {
+                write!(f, "{}: {fault}; give it room, or set maildir.journal_dir", path.display())
+            }
             Self::Table(error) => error.fmt(f),
             Self::Listen(error) => error.fmt(f),
             Self::Ring(error) => error.fmt(f),
@@ -80,6 +99,7 @@ impl Server {
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|error| StartError::StateDirectory(config.state_dir.clone(), error))?;
         let table = Arc::new(Table::open(&config.users.table).map_err(StartError::Table)?);
+        let (journal, free) = recover_journal(config, log)?;
         let opened = listen::open(&config.listen).map_err(StartError::Listen)?;
         for warning in &opened.warnings {
             log.line(format_args!("warning: {warning}"));
@@ -101,12 +121,14 @@ impl Server {
             log: log.clone(),
             setup: setup(config),
             loads: (0..config.workers).map(|_| Default::default()).collect(),
+            journal: (config.maildir.durability == Durability::Journal)
+                .then(|| JournalPlan::of(config, free)),
         };
         let (threads, outboxes, ended) = start_workers(&plan, config.workers, &opened.listeners)?;
         for listener in &opened.listeners {
             log.line(format_args!("listening on {}", listener.name));
         }
-        Ok(Self { threads, outboxes, ended, listeners: opened.listeners })
+        Ok(Self { threads, outboxes, ended, listeners: opened.listeners, _journal: journal })
     }
 
     /// What connections can be made to, as configured, with the ports that the kernel chose.
@@ -141,6 +163,86 @@ impl Server {
     }
 }
 
+/// Makes files of what a crash left in the journal, whatever the durability is now. Where there is no journal
+/// there is nothing to lock.
+fn recover_journal(config: &Config, log: &Log) -> Result<(Option<Lock>, Vec<SegmentName>), StartError> {
+    let directory = &config.maildir.journal_dir;
+    let taken = match config.maildir.durability {
+        Durability::Journal => Lock::take_or_make(directory).map(Some),
+        _ => Lock::take(directory),
+    };
+    let Some(lock) = taken.map_err(StartError::Recovery)? else {
+        return Ok((None, Vec::new()));
+    };
+    let segments = lock.segments().map_err(StartError::Recovery)?;
+    let names = segments.into_iter().map(|(name, _)| name).collect();
+    let report = lock.recover(config, names, false, Arc::new(|_| ())).map_err(StartError::Recovery)?;
+    for segment in &report.segments {
+        if segment.is_well() && segment.mail.as_ref().is_none_or(|mail| mail.counts.records == 0) {
+            continue;
+        }
+        for line in recover::segment_lines(segment) {
+            log.line(format_args!("journal: {line}"));
+        }
+    }
+    match report.segments.iter().find(|segment| segment.is_unfinished()) {
+        Some(segment) => Err(StartError::Unfinished(segment.to_string())),
+        None => {
+            let free = report.segments.iter().filter_map(|segment| match Kind::of(&segment.name) {
+                Kind::Segment(name) if matches!(segment.fate, Fate::Retired | Fate::Blank) => Some(name),
+                _ => None,
+            });
+            let free = free.collect();
+            Ok((Some(lock), free))
+        }
+    }
+}
+
+/// What the journals of all workers have in common.
+#[derive(Clone, Debug)]
+struct JournalPlan {
+    directory: PathBuf,
+    settings: journal::Settings,
+    /// Segments of an earlier run that are free.
+    free: Arc<[SegmentName]>,
+}
+
+impl JournalPlan {
+    fn of(config: &Config, free: Vec<SegmentName>) -> Self {
+        let directory = config.maildir.journal_dir.clone();
+        for name in free.iter().filter(|name| name.worker as usize >= config.workers) {
+            // There were more workers once. What is left standing there costs room and nothing else.
+            let _ = std::fs::remove_file(directory.join(name.to_string()));
+        }
+        let settings = journal::Settings {
+            worker: 0,
+            segment_bytes: config.maildir.journal_segment,
+            checkpoint_interval: config.maildir.checkpoint_interval,
+            patience: limits::JOURNAL_PATIENCE,
+            boot: boot::id().map_or(Boot::UNKNOWN, Boot),
+            key: 0,
+        };
+        Self { directory, settings, free: free.into() }
+    }
+
+    /// Opens the journal of one worker, whose ring `exec` runs on; `directory` is open in it.
+    fn open(
+        &self,
+        exec: &Rc<Exec>,
+        directory: Rc<Fd>,
+        worker: usize,
+        key: u64,
+    ) -> Result<Rc<Journal>, StartError> {
+        let worker = u32::try_from(worker).unwrap_or(u32::MAX);
+        let settings = journal::Settings { worker, key, ..self.settings.clone() };
+        let (task, free) = (Rc::clone(exec), Arc::clone(&self.free));
+        let opened = exec.complete(async move { Journal::open(task, directory, settings, &free).await });
+        opened
+            .map_err(|errno| StartError::System("use the ring", errno.into()))?
+            .map_err(|fault| StartError::Journal(self.directory.clone(), fault))
+    }
+}
+
 /// What every worker thread gets.
 #[derive(Clone)]
 struct Plan {
@@ -149,6 +251,7 @@ struct Plan {
     log: Log,
     setup: Setup,
     loads: Loads,
+    journal: Option<JournalPlan>,
 }
 
 type Started = (Vec<JoinHandle<()>>, Arc<[Outbox]>, Receiver<Result<(), rustix::io::Errno>>);
@@ -180,6 +283,7 @@ fn start_workers(plan: &Plan, count: usize, listeners: &[Listener]) -> Result<St
             index,
             cpu,
             random: random()?,
+            key: random()?,
             inbox,
             outboxes: Arc::clone(&outboxes),
             listeners: own,
@@ -201,7 +305,7 @@ fn start_workers(plan: &Plan, count: usize, listeners: &[Listener]) -> Result<St
 }
 
 fn wait_until_ready(
-    starts: &Receiver<Result<(), SetupError>>,
+    starts: &Receiver<Result<(), StartError>>,
     count: usize,
     outboxes: &[Outbox],
 ) -> Result<(), StartError> {
@@ -211,7 +315,7 @@ fn wait_until_ready(
             for outbox in outboxes {
                 outbox.send(Message::Drain);
             }
-            return Err(StartError::Ring(error));
+            return Err(error);
         }
     }
     Ok(())
@@ -223,13 +327,15 @@ struct Task {
     index: usize,
     cpu: Option<usize>,
     random: u64,
+    /// Another random number, which nobody ever sees.
+    key: u64,
     inbox: Inbox,
     outboxes: Arc<[Outbox]>,
     listeners: Vec<(OwnedFd, Arc<str>)>,
 }
 
 impl Task {
-    fn run(self, ready: &Sender<Result<(), SetupError>>) -> Result<(), rustix::io::Errno> {
+    fn run(self, ready: &Sender<Result<(), StartError>>) -> Result<(), rustix::io::Errno> {
         if let Some(cpu) = self.cpu
             && let Err(error) = cpu::pin(cpu)
         {
@@ -239,29 +345,46 @@ impl Task {
         let ring = match Uring::new(&self.plan.setup) {
             Ok(ring) => ring,
             Err(error) => {
-                let _ = ready.send(Err(error));
+                let _ = ready.send(Err(StartError::Ring(error)));
                 return Ok(());
             }
         };
         let event = match self.inbox.doorbell.try_clone() {
             Ok(fd) => ring.adopt(fd),
             Err(error) => {
-                let _ = ready.send(Err(SetupError::Register("its doorbell", error)));
+                let _ = ready.send(Err(StartError::System("open a descriptor", error)));
                 return Ok(());
             }
         };
         let listeners: Vec<_> = self.listeners.into_iter().map(|(fd, name)| (ring.adopt(fd), name)).collect();
+        let directory = self.plan.journal.as_ref().map(|journal| {
+            let opened = std::fs::File::open(&journal.directory);
+            opened.map(|directory| ring.adopt(directory.into()))
+        });
         let exec = Exec::new(Box::new(ring));
-        let seat = Seat { index: self.index, loads: self.plan.loads, random: self.random };
+        let opened = match (&self.plan.journal, directory) {
+            (Some(plan), Some(Ok(directory))) => plan.open(&exec, directory, self.index, self.key).map(Some),
+            (_, Some(Err(error))) => Err(StartError::System("open the journal", error)),
+            _ => Ok(None),
+        };
+        let journal = match opened {
+            Ok(journal) => journal,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return Ok(());
+            }
+        };
+        let seat = Seat { index: self.index, loads: self.plan.loads, random: self.random, journal };
         let log = self.plan.log;
         let worker = Worker::new(Rc::clone(&exec), self.plan.settings, self.plan.table, log.clone(), seat);
+        checkpoint::start(&worker);
         for (listener, name) in listeners {
             let others = Arc::clone(&self.outboxes);
             exec.spawn(accept::accept(Rc::clone(&worker), listener, name, others));
         }
         exec.spawn(accept::read_messages(Rc::clone(&worker), self.inbox, event));
         let _ = ready.send(Ok(()));
-        let ended = exec.run_until(|| worker.draining.get() && worker.connections() == 0);
+        let ended = exec.run_until(|| worker.is_done());
         if let Err(errno) = ended {
             log.line(format_args!("worker {}: the ring failed: {errno}; the server must end", self.index));
             // Its sessions can neither go on nor be answered; without a reply their clients try again.
@@ -299,6 +422,7 @@ pub fn settings(config: &Config, allowance: &limit::Allowance) -> Settings {
         line_endings: config.maildir.line_endings,
         single_instance: config.maildir.single_instance,
         stream_above: usize::try_from(config.maildir.stream_above).unwrap_or(usize::MAX),
+        journal_message_max: config.maildir.journal_message_max,
         connections_max: allowance.connections,
         idle_timeout: config.limits.idle_timeout,
         transaction_timeout: config.limits.transaction_timeout,

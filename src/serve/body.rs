@@ -9,6 +9,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use crate::journal::format::checksum;
 use crate::limits;
 use crate::mail::line_ends::{LineEndings, LineEnds, ToLf};
 use crate::maildir::Sizes;
@@ -143,6 +144,18 @@ impl Body {
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received
+    }
+
+    /// Bytes of the message so far, written or not, as stored.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// The CRC-32C of what is not yet written.
+    #[must_use]
+    pub fn checksum(&self) -> u32 {
+        checksum(self.pieces.iter().map(Bytes::as_slice))
     }
 
     /// Hands over what is not yet written.

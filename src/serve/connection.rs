@@ -85,6 +85,32 @@ impl Connection {
         }
     }
 
+    /// Sends the queued replies and waits for what the client says to them, as one operation of the ring, but not
+    /// for long. With nothing in return replies may be left, without those bytes that did go out: then
+    /// [`flush`](Self::flush) and [`receive`](Self::receive) go on, each with its own patience.
+    ///
+    /// # Errors
+    /// Why nothing will come, or why the client did not take the replies.
+    pub async fn converse(&mut self, patience: Patience<'_>) -> Result<Option<Lease>, End> {
+        let look = self.exec.now().after(limits::CONVERSE_LOOK.min(self.send_timeout));
+        let patience = Patience { until: patience.until.min(look), ..patience };
+        let (socket, bytes) = (Rc::clone(&self.socket), std::mem::take(&mut self.replies));
+        let op = Op::Exchange { socket, bytes, from: 0, sent: false };
+        let finished = self.exec.run_within(patience, op).await;
+        let Some(Op::Exchange { mut bytes, from, sent, .. }) = finished.op else {
+            unreachable!("it comes back")
+        };
+        bytes.drain(..if sent { bytes.len() } else { from });
+        self.replies = bytes;
+        match finished.result {
+            Ok(Done::Received(lease)) => Ok(Some(lease)),
+            Ok(_) => Err(End::Closed),
+            Err(Errno::NOBUFS) if sent => Ok(None),
+            Err(Errno::TIME | Errno::INTR) => Ok(None),
+            Err(errno) => Err(End::Broken(errno)),
+        }
+    }
+
     /// Adds a reply to those that go out with the next [`flush`](Self::flush).
     pub fn queue(&mut self, reply: &Reply) {
         reply.write_to(&mut self.replies);

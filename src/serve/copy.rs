@@ -9,7 +9,8 @@ use std::rc::Rc;
 
 use super::body::HeadSize;
 use crate::exec::join_all;
-use crate::maildir::{Draft, Fault, Mailbox, Place, Sizes, Store};
+use crate::journal::{Entry, Touched};
+use crate::maildir::{Draft, Fault, FileSystem, Mailbox, Place, Sizes, Store};
 use crate::ring::{Approach, Bytes, Owner};
 
 /// What became of each recipient; starts as "not done", which is what a client hears if nothing else
@@ -152,6 +153,12 @@ impl Copy {
         }
     }
 
+    /// The trace headers, until the first part of the message is written.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
     /// What the trace headers add to the message.
     #[must_use]
     pub fn head_size(&self) -> HeadSize {
@@ -172,12 +179,7 @@ impl Copy {
         };
         let draft = match settled {
             Ok(draft) => draft,
-            Err(fault) => {
-                for (index, _) in &self.members {
-                    outcomes.set(*index, Outcome::Failed(fault));
-                }
-                return;
-            }
+            Err(fault) => return fail_all(&self.members, fault, outcomes),
         };
         for some in self.members.chunks(crate::limits::DELIVERIES_AT_ONCE) {
             join_all(
@@ -186,6 +188,47 @@ impl Copy {
             .await;
         }
         draft.discard(store).await;
+    }
+
+    /// Gives the file its names, of a message that is on record: `plan` tells name and sizes for a recipient. What is
+    /// in the journal needs no sync.
+    pub async fn publish_recorded<'p>(
+        self,
+        store: &Store,
+        entry: &Entry,
+        plan: impl Fn(usize) -> (&'p str, Sizes),
+        outcomes: &Outcomes,
+    ) {
+        let Self { members, draft, .. } = self;
+        let draft = match draft {
+            Ok(draft) => draft,
+            Err(fault) => return fail_all(&members, fault, outcomes),
+        };
+        match draft.file_system(store) {
+            Ok(FileSystem { device, on, failures }) => {
+                entry.placed_on(&Touched { device, on, failures });
+                for some in members.chunks(crate::limits::DELIVERIES_AT_ONCE) {
+                    join_all(some.iter().map(|(index, place)| {
+                        let (name, sizes) = plan(*index);
+                        name_one(store, &draft, *index, place, name, sizes, outcomes)
+                    }))
+                    .await;
+                }
+            }
+            Err(fault) => fail_all(&members, fault, outcomes),
+        }
+        draft.discard(store).await;
+    }
+
+    /// Ends a message that will not be delivered, and says so to its recipients.
+    pub async fn fail(self, store: &Store, fault: Fault, outcomes: &Outcomes) {
+        match self.draft {
+            Ok(draft) => {
+                fail_all(&self.members, fault, outcomes);
+                draft.discard(store).await;
+            }
+            Err(fault) => fail_all(&self.members, fault, outcomes),
+        }
     }
 
     /// Ends a message that will not be delivered.
@@ -209,4 +252,27 @@ async fn publish_one(
         Err(fault) => Outcome::Failed(fault),
     };
     outcomes.set(index, outcome);
+}
+
+#[allow(clippy::too_many_arguments, reason = "each of them is a different thing")]
+async fn name_one(
+    store: &Store,
+    draft: &Draft,
+    index: usize,
+    place: &Place,
+    name: &str,
+    sizes: Sizes,
+    outcomes: &Outcomes,
+) {
+    let outcome = match draft.publish_recorded(store, place, name, sizes).await {
+        Ok(name) => Outcome::Saved { file: format!("{}/new/{name}", place.path) },
+        Err(fault) => Outcome::Failed(fault),
+    };
+    outcomes.set(index, outcome);
+}
+
+fn fail_all(members: &[(usize, Place)], fault: Fault, outcomes: &Outcomes) {
+    for (index, _) in members {
+        outcomes.set(*index, Outcome::Failed(fault));
+    }
 }

@@ -1,17 +1,21 @@
 //! One transaction: who sends, to whom, and since when. Lives in the transaction's arena.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
+
 use bumpalo::Bump;
 use bumpalo::collections::Vec as ArenaVec;
 
+use crate::journal::Approach;
 use crate::maildir::Mailbox;
 use crate::ring::{Owner, Peer, Time};
 use crate::users::record::User;
 
 /// The envelope of a message.
-#[derive(Debug)]
 pub struct Envelope<'a> {
     arena: &'a Bump,
+    /// Until the message is in line for the journal.
+    pub approach: Cell<Option<Approach>>,
     /// Who sends the message.
     pub client: Client<'a>,
     /// The sender without brackets; empty for the null path.
@@ -64,6 +68,7 @@ impl<'a> Envelope<'a> {
         let name = client.name.map(|name| &*arena.alloc_str(name));
         Self {
             arena,
+            approach: Cell::new(None),
             client: Client { name, peer: client.peer },
             sender: arena.alloc_str(sender),
             smtputf8,

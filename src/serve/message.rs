@@ -7,9 +7,10 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use super::body::Body;
+use super::body::{Body, HeadSize};
 use super::copy::{Copy, Outcome, Outcomes, Target};
 use super::envelope::Envelope;
+use super::recorded::{Plan, Recorded, record_of};
 use super::worker::Worker;
 use crate::exec::{Meanwhile, Permit, join_all};
 use crate::limits;
@@ -32,7 +33,7 @@ pub struct Message<'w> {
 }
 
 /// Files opened while their message was still arriving: two steps less between its last byte and its sync.
-struct Early<'w> {
+pub(super) struct Early<'w> {
     copies: RefCell<Vec<Copy>>,
     /// Leave to have them open.
     _permit: Permit<'w>,
@@ -182,6 +183,9 @@ impl<'w> Message<'w> {
             return;
         }
         self.body.finish();
+        if self.deliver_recorded(envelope).await {
+            return;
+        }
         if self.copies.is_some() || self.shares(envelope) {
             if self.permit.is_none() {
                 self.permit = Some(self.worker.store.admit(targets(envelope).len()).await);
@@ -208,6 +212,46 @@ impl<'w> Message<'w> {
             join_all(some.iter().map(|&target| self.deliver_one(envelope, target, &part, early.as_ref())))
                 .await;
         }
+    }
+
+    /// Delivers by way of the journal; false if that is not possible for this message.
+    async fn deliver_recorded(&mut self, envelope: &Envelope<'_>) -> bool {
+        let Some(journal) = &self.worker.journal else { return false };
+        if self.copies.is_some() || self.body.stored() > self.worker.settings.journal_message_max {
+            return false;
+        }
+        let shares = self.shares(envelope);
+        if let Some(early) = &mut self.early {
+            early.ready().await;
+        }
+        let early = self.early.as_ref().and_then(Meanwhile::result);
+        let plans: Vec<_> = targets(envelope)
+            .into_iter()
+            .map(|target| {
+                let recipient = (!shares).then(|| envelope.recipients[target.index].address);
+                let begun = early.and_then(|early| early.head(target.index));
+                let head = begun.unwrap_or_else(|| head(self.worker, envelope, recipient));
+                let sizes = self.body.sizes(HeadSize::of(&head));
+                Plan { target, head, sizes, name: self.worker.store.name(sizes) }
+            })
+            .collect();
+        let Some(record) = record_of(journal, &plans, self.body.stored(), self.body.checksum()) else {
+            return false;
+        };
+        let recorded = Recorded {
+            store: &self.worker.store,
+            journal,
+            outcomes: &self.outcomes,
+            plans: &plans,
+            part: self.body.take(),
+            approach: &envelope.approach,
+        };
+        if shares {
+            recorded.deliver_shared(record).await;
+        } else {
+            recorded.deliver_each(record, early).await;
+        }
+        true
     }
 
     /// The whole recipe for one recipient.
@@ -256,8 +300,14 @@ impl<'w> Message<'w> {
 }
 
 impl Early<'_> {
+    /// The trace headers of the file of recipient `index`, if there is one.
+    fn head(&self, index: usize) -> Option<Vec<u8>> {
+        let copies = self.copies.borrow();
+        copies.iter().find(|copy| copy.is_for(index)).map(|copy| copy.head().to_vec())
+    }
+
     /// The file of recipient `index`, if there is one.
-    fn take(&self, index: usize) -> Option<Copy> {
+    pub(super) fn take(&self, index: usize) -> Option<Copy> {
         let mut copies = self.copies.borrow_mut();
         let at = copies.iter().position(|copy| copy.is_for(index))?;
         Some(copies.swap_remove(at))

@@ -7,10 +7,12 @@
 
 pub mod accept;
 pub mod body;
+pub mod checkpoint;
 pub mod connection;
 pub mod copy;
 pub mod envelope;
 pub mod message;
+mod recorded;
 pub mod session;
 pub mod verdict;
 pub mod worker;

@@ -23,7 +23,7 @@ use crate::lmtp::line::{Line, LineReader};
 use crate::lmtp::replies;
 use crate::lmtp::reply::{Enhanced, Reply};
 use crate::lmtp::session::{Action, Session as Protocol};
-use crate::ring::{Fd, Time};
+use crate::ring::{Fd, Lease, Time};
 use crate::users;
 
 /// Serves the client at the other end of `socket` until it leaves or is sent away.
@@ -162,7 +162,6 @@ impl Session<'_> {
                 return Err(self.dismiss(&reply, "the server goes down"));
             }
             let Some(mut input) = self.connection.take_input() else {
-                self.flush().await?;
                 self.wait_for_command(envelope.as_ref()).await?;
                 turn = 0;
                 continue;
@@ -213,7 +212,9 @@ impl Session<'_> {
                 let id = self.transaction_id();
                 let client = Client { name: self.client.as_deref(), peer: self.connection.peer };
                 let now = self.worker.exec.now();
-                *envelope = Some(Envelope::new(arena, client, sender, mail.smtputf8, now, &id));
+                let begun = Envelope::new(arena, client, sender, mail.smtputf8, now, &id);
+                begun.approach.set(self.worker.journal.as_ref().map(|journal| journal.approach()));
+                *envelope = Some(begun);
                 self.connection.queue(&reply);
             }
             Action::Recipient(recipient) => {
@@ -277,7 +278,6 @@ impl Session<'_> {
 
     /// Takes a message up to its final dot. The end of data is the last thing that may fail here.
     async fn receive_data(&mut self, envelope: &Envelope<'_>, message: &mut Message<'_>) -> Result<(), Left> {
-        self.flush().await?;
         let mut scanner = Scanner::new();
         let mut keep = Vec::new();
         let mut arrival = Arrival::begin(self.worker);
@@ -355,10 +355,18 @@ impl Session<'_> {
         if let Some(input) = self.connection.take_input() {
             return Ok(input);
         }
-        self.flush().await?;
         let settings = &self.worker.settings;
-        let idle = self.worker.exec.now().after(settings.idle_timeout);
         let over = started.after(settings.transaction_timeout);
+        if self.connection.has_replies() {
+            let until = over.min(arrival.deadline(settings.data_rate_min));
+            if let Some(lease) = self.converse(Patience { until, unless: None }).await? {
+                return Ok(Input::new(lease));
+            }
+            let begun = self.worker.exec.now();
+            self.flush().await?;
+            arrival.began = arrival.began.after(self.worker.exec.now().since(begun));
+        }
+        let idle = self.worker.exec.now().after(settings.idle_timeout);
         let slow = arrival.deadline(settings.data_rate_min);
         let until = idle.min(over).min(slow);
         match self.connection.receive(Patience { until, unless: None }).await {
@@ -379,11 +387,19 @@ impl Session<'_> {
 
     async fn wait_for_command(&mut self, envelope: Option<&Envelope<'_>>) -> Result<(), Left> {
         let settings = &self.worker.settings;
-        let idle = self.idle_since.after(settings.idle_timeout);
         let over = envelope.map(|envelope| envelope.started.after(settings.transaction_timeout));
-        let until = over.map_or(idle, |over| idle.min(over));
         // A transaction that has begun may be finished while the server goes down; a new one may not.
         let unless = if envelope.is_none() { Some(&self.worker.draining) } else { None };
+        if self.connection.has_replies() {
+            let until = over.unwrap_or(Time(u64::MAX));
+            if let Some(lease) = self.converse(Patience { until, unless }).await? {
+                self.connection.put_back(Input::new(lease));
+                return Ok(());
+            }
+            self.flush().await?;
+        }
+        let idle = self.idle_since.after(settings.idle_timeout);
+        let until = over.map_or(idle, |over| idle.min(over));
         match self.connection.receive(Patience { until, unless }).await {
             Ok(lease) => {
                 self.connection.put_back(Input::new(lease));
@@ -407,6 +423,13 @@ impl Session<'_> {
     fn dismiss(&mut self, reply: &Reply, why: &'static str) -> Left {
         self.connection.queue(reply);
         Left::Told(why)
+    }
+
+    /// Sends the replies and hears what the client says to them, if that comes soon; a flush sends what is left.
+    async fn converse(&mut self, patience: Patience<'_>) -> Result<Option<Lease>, Left> {
+        // Our time to deliver is not the client's idleness.
+        self.idle_since = self.worker.exec.now();
+        self.connection.converse(patience).await.map_err(Left::Gone)
     }
 
     async fn flush(&mut self) -> Result<(), Left> {

@@ -15,6 +15,7 @@ use crossbeam::utils::CachePadded;
 
 use super::envelope::{Envelope, Recipient};
 use crate::exec::Exec;
+use crate::journal::Journal;
 use crate::lmtp::reply::Reply;
 use crate::lmtp::session::SessionLimits;
 use crate::mail::line_ends::LineEndings;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub single_instance: bool,
     /// Bytes above which a message is written while it arrives.
     pub stream_above: usize,
+    /// Bytes up to which a message goes by way of the journal.
+    pub journal_message_max: u64,
     /// Connections of all workers together.
     pub connections_max: usize,
     /// Without a command for this long, a client is sent away.
@@ -74,6 +77,8 @@ pub struct Worker {
     pub exec: Rc<Exec>,
     /// Its mail store.
     pub store: Store,
+    /// Its journal, where it has one.
+    pub journal: Option<Rc<Journal>>,
     /// What it was told.
     pub settings: Arc<Settings>,
     /// Where it writes what happens.
@@ -88,7 +93,6 @@ pub struct Worker {
 }
 
 /// What makes one worker different from another.
-#[derive(Debug)]
 pub struct Seat {
     /// Its number.
     pub index: usize,
@@ -96,6 +100,8 @@ pub struct Seat {
     pub loads: Loads,
     /// Random, different for every worker and every start.
     pub random: u64,
+    /// Its journal, where it has one.
+    pub journal: Option<Rc<Journal>>,
 }
 
 impl Worker {
@@ -108,6 +114,7 @@ impl Worker {
         Rc::new(Self {
             exec,
             store,
+            journal: seat.journal,
             settings,
             log,
             draining: Cell::new(false),
@@ -116,6 +123,19 @@ impl Worker {
             table: RefCell::new(table),
             ids: SessionIds { prefix: seat.random, count: Cell::new(0) },
             date: RefCell::new((u64::MAX, Rc::from(""))),
+        })
+    }
+
+    /// Whether the worker, told to go down, has nothing left to do. What is on record has its checkpoint first, or
+    /// what its readers remove in the meantime would come back with the next start.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        if !self.draining.get() || self.connections() > 0 {
+            return false;
+        }
+        self.journal.as_ref().is_none_or(|journal| {
+            journal.close();
+            journal.is_empty()
         })
     }
 

@@ -84,7 +84,8 @@ pub(crate) fn worker(
 ) -> (Rc<Worker>, LogFile) {
     let lines = Lines::default();
     let (log, thread) = Log::to(lines.clone()).expect("a thread");
-    let seat = Seat { index: 0, loads: Arc::new([CachePadded::new(AtomicUsize::new(0))]), random };
+    let seat =
+        Seat { index: 0, loads: Arc::new([CachePadded::new(AtomicUsize::new(0))]), random, journal: None };
     let worker = Worker::new(exec, settings, table, log, seat);
     (worker, LogFile { lines, thread })
 }

@@ -33,7 +33,7 @@ fn an_exchange_sends_all_and_gives_what_the_peer_says_to_it() {
         assert!(got == bytes, "all of it, in order");
         let Ok(Done::Received(lease)) = &finished.result else { panic!("{:?}", finished.result) };
         assert_eq!(lease.bytes(), b"thanks");
-        assert!(state(finished.op).1);
+        assert!(state(finished.op.as_ref()).1);
     });
 }
 
@@ -46,7 +46,7 @@ fn an_exchange_with_a_peer_that_has_gone_fails_once_and_is_unsent() {
         for _ in 0..100 {
             let finished = exec.run(exchange(&here, b"250 OK\r\n")).await;
             assert!(matches!(finished.result, Err(Errno::PIPE)), "{:?}", finished.result);
-            assert_eq!(state(finished.op), (0, false));
+            assert_eq!(state(finished.op.as_ref()), (0, false));
         }
         assert_eq!(exec.pool().free(), exec.pool().count());
     });
@@ -62,7 +62,7 @@ fn an_exchange_whose_peer_goes_without_reading_all_is_unsent() {
         drop(there);
         let finished = pending.await;
         assert!(matches!(finished.result, Err(Errno::PIPE | Errno::CONNRESET)), "{:?}", finished.result);
-        assert!(!state(finished.op).1);
+        assert!(!state(finished.op.as_ref()).1);
         turn(&exec).await;
     });
 }
@@ -78,7 +78,7 @@ fn an_exchange_that_is_cancelled_before_all_is_sent_tells_how_much_was() {
         pending.cancel();
         let finished = pending.await;
         assert!(matches!(finished.result, Err(Errno::CANCELED)), "{:?}", finished.result);
-        let (from, sent) = state(finished.op);
+        let (from, sent) = state(finished.op.as_ref());
         assert!(!sent && from > 0 && from < bytes.len(), "{from}");
         let mut got = Vec::new();
         drain(&mut there, &mut got);
@@ -100,7 +100,7 @@ fn an_exchange_that_is_cancelled_while_it_waits_for_the_answer_is_sent() {
             pending.cancel();
             let finished = pending.await;
             assert!(matches!(finished.result, Err(Errno::CANCELED)), "{:?}", finished.result);
-            assert!(state(finished.op).1, "{turns} turns");
+            assert!(state(finished.op.as_ref()).1, "{turns} turns");
             let mut got = Vec::new();
             drain(&mut there, &mut got);
             assert_eq!(got, b"250 OK\r\n");
@@ -123,7 +123,7 @@ fn an_exchange_that_finds_no_buffer_for_the_answer_is_sent() {
         say(&mut there, b"MAIL");
         let finished = exec.run(exchange(&here, b"250 OK\r\n")).await;
         assert!(matches!(finished.result, Err(Errno::NOBUFS)), "{:?}", finished.result);
-        assert!(state(finished.op).1);
+        assert!(state(finished.op.as_ref()).1);
     });
 }
 
@@ -135,7 +135,7 @@ fn an_exchange_hears_the_end_of_a_peer_that_still_reads() {
     on(ring, |exec| async move {
         let finished = exec.run(exchange(&here, b"250 OK\r\n")).await;
         assert!(matches!(finished.result, Ok(Done::Closed)), "{:?}", finished.result);
-        assert!(state(finished.op).1);
+        assert!(state(finished.op.as_ref()).1);
         drop(there);
     });
 }
@@ -192,7 +192,7 @@ fn no_exchange_is_lost_however_its_end_and_a_cancellation_meet() {
                     }
                 };
                 let ((), Finished { result, op }) = join_two(peer, talk).await;
-                let (from, sent) = state(op);
+                let (from, sent) = state(op.as_ref());
                 wanted.extend_from_slice(if sent { &bytes } else { &bytes[..from] });
                 match result {
                     Ok(Done::Received(_)) => told[0] += 1,
@@ -237,9 +237,9 @@ fn exchange(socket: &Rc<Fd>, bytes: &[u8]) -> Op {
 }
 
 /// How much went out of an exchange that is over, and whether all did.
-fn state(op: Option<Op>) -> (usize, bool) {
+fn state(op: Option<&Op>) -> (usize, bool) {
     let Some(Op::Exchange { from, sent, .. }) = op else { panic!("it comes back, not {op:?}") };
-    (from, sent)
+    (*from, *sent)
 }
 
 /// A pair whose end in `ring` has little room for what the other one does not read.

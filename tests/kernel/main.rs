@@ -21,5 +21,6 @@ mod limits;
 mod names;
 mod naming;
 mod paths;
+mod recovery;
 mod ring;
 mod stopping;

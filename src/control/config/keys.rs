@@ -6,7 +6,21 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("", &["hostname", "postmaster", "state_dir", "workers", "listen", "users", "maildir", "limits", "log"]),
     ("listen", &["lmtp", "mode", "user", "group"]),
     ("users", &["table", "recipient_delimiter", "local_domains"]),
-    ("maildir", &["durability", "line_endings", "create", "single_instance", "root", "stream_above"]),
+    (
+        "maildir",
+        &[
+            "durability",
+            "line_endings",
+            "create",
+            "single_instance",
+            "root",
+            "stream_above",
+            "journal_dir",
+            "journal_message_max",
+            "journal_segment",
+            "checkpoint_interval",
+        ],
+    ),
     (
         "limits",
         &[

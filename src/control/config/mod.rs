@@ -113,6 +113,14 @@ pub struct Maildir {
     /// Bytes above which a message is written to its file while it arrives; at most a quarter of
     /// [`Limits::buffers`].
     pub stream_above: u64,
+    /// Absolute path of the directory of the journal.
+    pub journal_dir: PathBuf,
+    /// Bytes up to which a message goes through the journal; at most a quarter of `journal_segment`.
+    pub journal_message_max: u64,
+    /// Length of a journal segment in bytes, a multiple of 4096.
+    pub journal_segment: u64,
+    /// Age at which a segment is not written to any more, so that its files are synced and it is free again.
+    pub checkpoint_interval: Duration,
 }
 
 /// `[limits]`: bounds on what one client, or all together, may cost.

@@ -1,6 +1,7 @@
 //! From TOML to [`Config`]: every key once, with its default and its bounds.
 #![forbid(unsafe_code)]
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::listener;
 use super::report::Problem;
 use super::section::{Problems, Section, boolean, choice, duration, expected, number, path, size, string};
 use super::{Config, Durability, Host, Limits, LineEndings, Log, LogDeliveries, Maildir, Users, unit};
+use crate::journal::format::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, is_segment_length};
 
 /// Parses the whole text.
 ///
@@ -53,7 +55,7 @@ fn top(host: &Host, document: &DeTable<'_>, problems: &mut Problems<'_>) -> Conf
     let listen = listener::all(host, document, problems);
     let users = users(document, state_dir.join("users.table"), problems);
     let limits = limits(document, problems);
-    let maildir = maildir(document, limits.buffers, problems);
+    let maildir = maildir(document, limits.buffers, state_dir.join("journal"), problems);
     let log = log(document, problems);
     Config { hostname, postmaster, state_dir, workers, listen, users, maildir, limits, log }
 }
@@ -67,15 +69,24 @@ fn users(document: &DeTable<'_>, table: PathBuf, problems: &mut Problems<'_>) ->
     }
 }
 
-fn maildir(document: &DeTable<'_>, buffers: u64, problems: &mut Problems<'_>) -> Maildir {
+fn maildir(
+    document: &DeTable<'_>,
+    buffers: u64,
+    journal_dir: PathBuf,
+    problems: &mut Problems<'_>,
+) -> Maildir {
     let mut section = Section::beneath(document, "maildir", problems);
     let maildir = Maildir {
-        durability: section.or("durability", Durability::Group, durability),
+        durability: section.or("durability", Durability::Journal, choice(DURABILITY)),
         line_endings: section.or("line_endings", LineEndings::Crlf, choice(LINE_ENDINGS)),
         create: section.or("create", true, boolean),
         single_instance: section.or("single_instance", false, boolean),
         root: section.optional("root", path),
         stream_above: section.or("stream_above", STREAM_ABOVE, size(KIB..=GIB)),
+        journal_dir: section.or("journal_dir", journal_dir, path),
+        journal_message_max: section.or("journal_message_max", 128 * KIB, size(KIB..=GIB)),
+        journal_segment: section.or("journal_segment", 64 * MIB, segment_size),
+        checkpoint_interval: section.or("checkpoint_interval", CHECKPOINT_INTERVAL, duration(CHECKPOINTS)),
     };
     // A message up to the threshold lives in the receive buffers until its end: one of them must never
     // hold so many that its neighbours on the worker starve.
@@ -86,7 +97,24 @@ fn maildir(document: &DeTable<'_>, buffers: u64, problems: &mut Problems<'_>) ->
             format!("at most a quarter of `limits.buffers`, which is {most}: lower this or raise that"),
         );
     }
+    // A record is larger than its message, and one that needs a segment for itself helps nobody.
+    if maildir.journal_message_max > maildir.journal_segment / SEGMENT_SHARE {
+        let most = unit::size_text(maildir.journal_segment / SEGMENT_SHARE);
+        let advice = format!("`journal_message_max` is at most a quarter of `journal_segment`: here {most}");
+        // Whichever of the two is in the file.
+        let key = if section.raw("journal_message_max").is_some() {
+            "journal_message_max"
+        } else {
+            "journal_segment"
+        };
+        section.refuse(key, advice);
+    }
     maildir
+}
+
+fn segment_size(value: &DeValue<'_>) -> Result<u64, String> {
+    let bytes = size(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX)(value)?;
+    if is_segment_length(bytes) { Ok(bytes) } else { Err("must be a multiple of 4KiB".to_owned()) }
 }
 
 fn limits(document: &DeTable<'_>, problems: &mut Problems<'_>) -> Limits {
@@ -171,16 +199,13 @@ fn domains(value: &DeValue<'_>) -> Result<Vec<String>, String> {
     Ok(domains)
 }
 
-fn durability(value: &DeValue<'_>) -> Result<Durability, String> {
-    if value.as_str() == Some("journal") {
-        return Err("this version has no journal yet: use \"group\", which promises the same".to_owned());
-    }
-    choice(DURABILITY)(value)
-}
-
 /// The words of `maildir.durability`.
-pub(super) const DURABILITY: &[(&str, Durability)] =
-    &[("group", Durability::Group), ("fsync", Durability::Fsync), ("none", Durability::None)];
+pub(super) const DURABILITY: &[(&str, Durability)] = &[
+    ("journal", Durability::Journal),
+    ("group", Durability::Group),
+    ("fsync", Durability::Fsync),
+    ("none", Durability::None),
+];
 
 /// The words of `maildir.line_endings`.
 pub(super) const LINE_ENDINGS: &[(&str, LineEndings)] =
@@ -202,6 +227,11 @@ const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 
 /// Smallest pool of receive buffers.
 const BUFFERS_MIN: u64 = MIB;
+/// One message takes at most one part in this many of a journal segment.
+const SEGMENT_SHARE: u64 = 4;
+/// Default of `maildir.checkpoint_interval`.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+const CHECKPOINTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(10);
 /// Default of `maildir.stream_above`.
 const STREAM_ABOVE: u64 = 256 * KIB;
 // A file that does not set `stream_above` is valid whatever it says about the buffers.

@@ -40,6 +40,10 @@ fn write(out: &mut String, config: &Config) -> std::fmt::Result {
         writeln!(out, "root = {}", path(root))?;
     }
     writeln!(out, "stream_above = {}", size(maildir.stream_above))?;
+    writeln!(out, "journal_dir = {}", path(&maildir.journal_dir))?;
+    writeln!(out, "journal_message_max = {}", size(maildir.journal_message_max))?;
+    writeln!(out, "journal_segment = {}", size(maildir.journal_segment))?;
+    writeln!(out, "checkpoint_interval = {}", duration(maildir.checkpoint_interval))?;
 
     let limits = &config.limits;
     writeln!(out, "\n[limits]")?;
