@@ -1,7 +1,7 @@
 //! Recovery: what the journal promised becomes files again.
 //!
 //! For every record of every segment, each recipient's file is looked for in `new/` and `cur/`. If it is there with
-//! exactly its bytes, nothing is done; else it is written again, by the recipe of [`maildir`](crate::maildir).
+//! exactly its bytes, nothing is done; else it is written again, by the recipe of [`maildir`].
 //! Then each mail file system is synced once, and only then the segment is retired. So recovery may be killed at
 //! any point and started again: until a segment is retired it says the same, and what was done is found done.
 //!
