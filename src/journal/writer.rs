@@ -67,8 +67,10 @@ struct State {
     filling: Option<usize>,
     /// The number of the next new segment.
     number: u32,
-    /// Nothing is taken in at present, and why.
-    refusing: Option<Refused>,
+    /// The journal's disk takes no segment at present.
+    failing: Option<Errno>,
+    /// A mail file system cannot be synced at present.
+    unsettled: Option<Errno>,
     /// Nothing more will come: segments are not kept for their time.
     closing: bool,
 }
@@ -191,7 +193,8 @@ impl Journal {
             segments: Vec::new(),
             filling: None,
             number: own.map(|name| name.number + 1).max().unwrap_or(0),
-            refusing: None,
+            failing: None,
+            unsettled: None,
             closing: false,
         };
         let journal = Self {
@@ -275,7 +278,7 @@ impl Journal {
         approach: Option<Approach>,
     ) -> Result<Entry, Refused> {
         assert!(self.takes(head.record_bytes()), "the caller has asked");
-        if let Some(refused) = self.state.borrow().refusing {
+        if let Some(refused) = self.state.borrow().refuses() {
             return Err(refused);
         }
         let seat = Rc::new(Seat::default());
@@ -331,21 +334,19 @@ impl Journal {
         let count = || self.state.borrow().segments.iter().filter(is_of_use).count();
         while count() < limits::JOURNAL_SEGMENTS {
             if let Err(fault) = self.make_segment().await {
-                self.refuse_line(Refused::Write(fault.errno));
+                self.state.borrow_mut().failing = Some(fault.errno);
+                self.refuse_line();
                 let until = self.exec.now().after(limits::JOURNAL_RETRY);
                 self.exec.sleep_until(until).await;
             }
         }
-        let mut state = self.state.borrow_mut();
-        if matches!(state.refusing, Some(Refused::Write(_))) {
-            state.refusing = None;
-        }
+        self.state.borrow_mut().failing = None;
     }
 
-    /// Turns away whoever waits, and whoever comes.
-    fn refuse_line(&self, refused: Refused) {
+    /// Turns away whoever waits, if nothing is taken in.
+    fn refuse_line(&self) {
         let mut state = self.state.borrow_mut();
-        state.refusing = Some(refused);
+        let Some(refused) = state.refuses() else { return };
         for waiting in std::mem::take(&mut state.line) {
             waiting.seat.tell(&self.exec, Err(refused));
         }
@@ -482,12 +483,13 @@ impl Journal {
 
     /// Takes nothing in until [`resume`](Self::resume): a mail file system cannot be synced.
     pub fn suspend(&self, errno: Errno) {
-        self.refuse_line(Refused::Unsettled(errno));
+        self.state.borrow_mut().unsettled = Some(errno);
+        self.refuse_line();
     }
 
     /// Takes messages in again.
     pub fn resume(&self) {
-        self.state.borrow_mut().refusing = None;
+        self.state.borrow_mut().unsettled = None;
     }
 
     /// The directory of the segments.
@@ -523,6 +525,11 @@ impl Journal {
 }
 
 impl State {
+    /// Whether nothing is taken in, and why. The two causes come and go by themselves.
+    fn refuses(&self) -> Option<Refused> {
+        self.failing.map(Refused::Write).or_else(|| self.unsettled.map(Refused::Unsettled))
+    }
+
     /// The segment for a batch of so many bytes; nothing if it has to wait for one.
     fn segment_with_room(&mut self, bytes: u64, journal: &Journal) -> Option<usize> {
         if let Some(index) = self.filling {

@@ -188,6 +188,23 @@ fn while_a_mail_file_system_cannot_be_synced_nothing_is_taken_in() {
 }
 
 #[test]
+fn a_new_segment_does_not_make_up_for_a_mail_file_system_that_cannot_be_synced() {
+    let bench = Bench::new(9);
+    bench.world.fail(Fault::nth(OpKind::WriteDurably, 1, Errno::IO).on("0-0.segment"));
+    bench.world.fail(Fault::every(OpKind::OpenNew, Errno::NOSPC));
+    assert_eq!(bench.append(&[b"one"]).remove(0).err(), Some(Refused::Write(Errno::IO)));
+    // While the journal looks for room, again and again, a mail file system fails as well.
+    bench.journal.suspend(Errno::IO);
+    bench.exec.run_until(bench.world.quiet_after(Duration::from_secs(10))).expect("a ring");
+    assert_eq!(bench.append(&[b"two"]).remove(0).err(), Some(Refused::Write(Errno::NOSPC)));
+    bench.world.heal();
+    bench.exec.run_until(bench.world.quiet_after(Duration::from_secs(10))).expect("a ring");
+    assert_eq!(bench.append(&[b"two"]).remove(0).err(), Some(Refused::Unsettled(Errno::IO)));
+    bench.journal.resume();
+    assert!(bench.append(&[b"three"])[0].is_ok());
+}
+
+#[test]
 fn free_segments_are_filled_again_under_another_key_and_other_files_are_left_alone() {
     let bench = Bench::new(7);
     assert!(bench.append(&[b"one"])[0].is_ok());
