@@ -39,8 +39,8 @@ pub struct Server {
     ended: Receiver<Result<(), rustix::io::Errno>>,
     /// Kept for their socket files, which go when the server does.
     listeners: Vec<Listener>,
-    /// Held until the last worker has ended.
-    _journal: Option<Lock>,
+    /// Held until the last worker has ended, or the process has.
+    journal: Option<Lock>,
 }
 
 /// Why the server does not start.
@@ -128,7 +128,7 @@ impl Server {
         for listener in &opened.listeners {
             log.line(format_args!("listening on {}", listener.name));
         }
-        Ok(Self { threads, outboxes, ended, listeners: opened.listeners, _journal: journal })
+        Ok(Self { threads, outboxes, ended, listeners: opened.listeners, journal })
     }
 
     /// What connections can be made to, as configured, with the ports that the kernel chose.
@@ -158,6 +158,9 @@ impl Server {
                 // A worker that panics takes the process with it, so there is nothing to hear here.
                 let _ = thread.join();
             }
+        } else {
+            // They may still write: the kernel gives the lock back when they cannot any more.
+            std::mem::forget(self.journal);
         }
         running
     }
