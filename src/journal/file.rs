@@ -191,7 +191,8 @@ pub async fn make(
         // Whoever finds a header after a power cut shall find the length that it tells.
         sync(exec, FileStep::Make, &file).await?;
         write_header(exec, &file, header).await?;
-        sync(exec, FileStep::Make, directory).await
+        sync(exec, FileStep::Make, directory).await?;
+        confirm(exec, FileStep::Make, &file).await
     };
     if let Err(fault) = made.await {
         let _ = remove(exec, directory, name).await;
@@ -304,7 +305,18 @@ async fn fill(exec: &Exec, directory: &Rc<Fd>, file: &Rc<Fd>, bytes: Vec<u8>) ->
         skip += written(&finished.result).map_err(|errno| FileFault { step: FileStep::Keep, errno })?;
     }
     sync(exec, FileStep::Keep, file).await?;
-    sync(exec, FileStep::Keep, directory).await
+    sync(exec, FileStep::Keep, directory).await?;
+    confirm(exec, FileStep::Keep, file).await
+}
+
+/// Asks whether the file system that says it is durable has given up meanwhile: fsync(2) of a directory is 0 when the
+/// commit with the name has failed for another caller (see `maildir::draft`). Where it cannot be asked so, its word
+/// is taken.
+async fn confirm(exec: &Exec, step: FileStep, file: &Rc<Fd>) -> Result<(), FileFault> {
+    match run(exec, step, Op::Touch { file: Rc::clone(file) }).await {
+        Err(FileFault { errno: Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL, .. }) => Ok(()),
+        touched => touched.map(drop),
+    }
 }
 
 async fn sync(exec: &Exec, step: FileStep, file: &Rc<Fd>) -> Result<(), FileFault> {

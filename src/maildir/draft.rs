@@ -124,7 +124,7 @@ impl Draft {
                 (Step::SyncBytes, Op::Sync { file: Rc::clone(&self.file) })
             }
             // The round that makes the name durable does the same for the bytes, and never later.
-            Durability::Group if store.keeps_order(&self.directory) => {
+            Durability::Group if store.keeps_order(&self.directory, Step::WriteOut)? => {
                 (Step::WriteOut, Op::WriteOut { file: Rc::clone(&self.file) })
             }
             Durability::Group => (Step::SyncRound, Op::SyncFs { on: Rc::clone(&self.directory) }),
@@ -164,7 +164,11 @@ impl Draft {
             Durability::None => return Ok(name),
         };
         let synced = store.arrive(step, op, approach).await.and_then(|()| self.check_rounds(store));
-        if let Err(fault) = synced {
+        let settled = match synced {
+            Ok(()) if step == Step::SyncName => self.confirm(store, place).await,
+            synced => synced,
+        };
+        if let Err(fault) = settled {
             // The client will hear 451 and send it again; without this the reader might have both.
             let unlink = Op::Unlink {
                 at: Rc::clone(&place.new),
@@ -175,6 +179,21 @@ impl Draft {
             return Err(fault);
         }
         Ok(name)
+    }
+
+    /// Asks a file system with a log whether that has failed meanwhile. fsync(2) of a directory need not tell: when the
+    /// commit with the name has failed for another caller and is over, there is nothing left to wait for, and it
+    /// returns 0 (fs/jbd2/journal.c, jbd2_complete_transaction; fs/xfs/xfs_log_cil.c, xlog_cil_force_seq; Linux
+    /// 6.18). But the log is given up before such a commit is over, and from then on no change is taken.
+    async fn confirm(&self, store: &Store, place: &Place) -> Result<(), Fault> {
+        if !store.keeps_order(&place.new, Step::Confirm)? {
+            return Ok(());
+        }
+        match store.step(Step::Confirm, Op::Touch { file: Rc::clone(&self.file) }).await {
+            // Files without extents, of ext3, cannot be asked.
+            Err(Fault { errno: Errno::OPNOTSUPP, .. }) => Ok(()),
+            touched => touched.map(drop),
+        }
     }
 
     /// Gives the file this very name in `new/`, for who sees to its durability: recovery, and the journal. The

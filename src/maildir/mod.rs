@@ -233,10 +233,20 @@ impl Store {
     }
 
     /// Whether bytes written out before a name was given are durable before the name is.
-    fn keeps_order(&self, directory: &Fd) -> bool {
-        let Some(device) = self.device(directory) else { return false };
-        let ask = || self.exec.with_ring(|ring| ring.keeps_order(directory));
-        *self.in_order.borrow_mut().entry(device).or_insert_with(ask)
+    ///
+    /// # Errors
+    /// As fstat(2) and fstatfs(2), of `step`, which asks.
+    fn keeps_order(&self, directory: &Fd, step: Step) -> Result<bool, Fault> {
+        let asked = self.exec.with_ring(|ring| {
+            let device = ring.device(directory)?;
+            if let Some(known) = self.in_order.borrow().get(&device) {
+                return Ok(*known);
+            }
+            let kept = ring.keeps_order(directory)?;
+            self.in_order.borrow_mut().insert(device, kept);
+            Ok(kept)
+        });
+        asked.map_err(|errno| Fault { step, errno })
     }
 
     /// The file system of an open directory.
@@ -286,6 +296,8 @@ pub enum Step {
     Publish,
     /// Make the name durable.
     SyncName,
+    /// Make sure that the file system, which says that the name is durable, has not given up meanwhile.
+    Confirm,
     /// Look which files a directory of the mailbox has.
     List,
     /// Open a file that stands in the mailbox.
@@ -298,7 +310,7 @@ pub enum Step {
 
 impl Step {
     /// All of them, in the order in which they happen.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Identify,
         Self::OpenRoot,
         Self::OpenMailbox,
@@ -313,6 +325,7 @@ impl Step {
         Self::Checkpoint,
         Self::Publish,
         Self::SyncName,
+        Self::Confirm,
         Self::List,
         Self::OpenStored,
         Self::ReadStored,
@@ -337,6 +350,7 @@ impl fmt::Display for Step {
             Self::Checkpoint => "sync the mail that is on record",
             Self::Publish => "link the message into new/",
             Self::SyncName => "sync new/",
+            Self::Confirm => "change the message's times once it was synced",
             Self::List => "list the mailbox",
             Self::OpenStored => "open a stored message",
             Self::ReadStored => "read a stored message",

@@ -107,7 +107,10 @@ pub trait Ring {
 
     /// Whether on the file system of `fd` a name can only survive a power cut together with the bytes that were
     /// written out ([`Op::WriteOut`]) before the name was given.
-    fn keeps_order(&self, fd: &Fd) -> bool;
+    ///
+    /// # Errors
+    /// As fstatfs(2).
+    fn keeps_order(&self, fd: &Fd) -> Result<bool, Errno>;
 
     /// How many rounds of [`Op::SyncFs`] have failed on the file system of `on`. A success means something for
     /// data that was written after this was asked, and only if the number is still the same.

@@ -121,6 +121,13 @@ pub enum Op {
         /// The file.
         file: Rc<Fd>,
     },
+    /// Changes the times of a file that has bytes on a disk, and nothing else (fallocate(2) of its first byte, which is there
+    /// already). Makes nothing durable: it asks whether the file system still takes changes. `EROFS` or `EIO` when
+    /// its log has failed, `EOPNOTSUPP` where it cannot be asked so.
+    Touch {
+        /// The file, open for writing.
+        file: Rc<Fd>,
+    },
     /// syncfs(2): everything of the file system that `on` lives on. There is no such opcode; a helper
     /// thread does it, one call for all who wait.
     SyncFs {

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::AsFd;
 
 use rustix::fs::{fstat, fstatfs, major, minor};
+use rustix::io::Errno;
 
 /// Whether a name on the file system of `fd` can only survive a power cut together with the bytes that had been
 /// written out to the device (sync_file_range(2)) before the name was given.
@@ -12,13 +13,15 @@ use rustix::fs::{fstat, fstatfs, major, minor};
 /// That is so where all changes of names and of file extents go through one log, in order, and the log makes
 /// the device flush its cache before it commits: XFS, and ext4 with a journal. Where it cannot be told
 /// (ext4 when /proc/fs is hidden) the answer is no.
-#[must_use]
-pub fn keeps_order(fd: impl AsFd) -> bool {
-    match fstatfs(&fd).map(|status| status.f_type) {
-        Ok(XFS_MAGIC) => true,
-        Ok(EXT_MAGIC) => fstat(&fd).is_ok_and(|status| has_jbd2_log(status.st_dev)),
+///
+/// # Errors
+/// As fstatfs(2): a file system that has shut itself down says nothing about itself any more.
+pub fn keeps_order(fd: impl AsFd) -> Result<bool, Errno> {
+    Ok(match fstatfs(&fd)?.f_type {
+        XFS_MAGIC => true,
+        EXT_MAGIC => has_jbd2_log(fstat(&fd)?.st_dev),
         _ => false,
-    }
+    })
 }
 
 /// Whether the block device carries a jbd2 journal of its own. The number that ext2, ext3 and ext4 share does
@@ -48,7 +51,7 @@ mod tests {
     #[test]
     fn a_file_system_in_memory_promises_no_order() {
         let directory = fs::File::open("/dev/shm").or_else(|_| fs::File::open("/proc")).unwrap();
-        assert!(!keeps_order(&directory));
+        assert_eq!(keeps_order(&directory), Ok(false));
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum OpKind {
     Sync,
     /// [`Op::WriteOut`].
     WriteOut,
+    /// [`Op::Touch`].
+    Touch,
     /// [`Op::SyncFs`].
     SyncFs,
     /// [`Op::Link`].
@@ -51,7 +53,7 @@ pub enum OpKind {
 
 impl OpKind {
     /// Every kind, for tests that walk them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Accept,
         Self::Recv,
         Self::Send,
@@ -66,6 +68,7 @@ impl OpKind {
         Self::WriteDurably,
         Self::Sync,
         Self::WriteOut,
+        Self::Touch,
         Self::SyncFs,
         Self::Link,
         Self::LinkName,
@@ -93,6 +96,7 @@ impl OpKind {
             Op::WriteDurably { .. } => Self::WriteDurably,
             Op::Sync { .. } => Self::Sync,
             Op::WriteOut { .. } => Self::WriteOut,
+            Op::Touch { .. } => Self::Touch,
             Op::SyncFs { .. } => Self::SyncFs,
             Op::Link { .. } => Self::Link,
             Op::LinkName { .. } => Self::LinkName,

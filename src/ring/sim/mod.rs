@@ -305,9 +305,10 @@ impl Ring for Sim {
         Ok(names)
     }
 
-    fn keeps_order(&self, fd: &Fd) -> bool {
+    fn keeps_order(&self, fd: &Fd) -> Result<bool, Errno> {
         let state = self.world.view();
-        state.node(fd.raw()).is_ok_and(|node| state.disk.device(state.disk.node(node).device).keeps_order)
+        let node = state.node(fd.raw())?;
+        Ok(state.disk.device(state.disk.node(node).device).keeps_order)
     }
 
     fn sync_failures(&mut self, on: &Fd) -> Result<u64, Errno> {

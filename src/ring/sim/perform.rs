@@ -149,6 +149,8 @@ fn change(op: &Op, asked: Sequence, state: &mut State) -> Result<(), Errno> {
             }
             Ok(())
         }
+        // The simulated disk keeps no times.
+        Op::Touch { file } => state.node(file.raw()).map(drop),
         Op::SyncFs { on } => {
             let node = state.node(on.raw())?;
             let device = state.disk.node(node).device;
@@ -247,6 +249,7 @@ pub(super) fn path_of(op: &Op, state: &State) -> String {
         | Op::WriteDurably { file, .. }
         | Op::Sync { file }
         | Op::WriteOut { file }
+        | Op::Touch { file }
         | Op::SyncFs { on: file } => state.path(file.raw()).to_owned(),
         Op::MakeDir { at, name, .. } | Op::Unlink { at, name, .. } => joined(Some(at), name, state),
         Op::Link { into, name, .. } | Op::LinkName { into, name, .. } | Op::Rename { into, name, .. } => {

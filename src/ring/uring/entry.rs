@@ -112,6 +112,9 @@ impl Slot {
                     | libc::SYNC_FILE_RANGE_WAIT_AFTER;
                 opcode::SyncFileRange::new(types::Fd(file.raw()), TO_THE_END).flags(flags).build()
             }
+            Op::Touch { file } => {
+                opcode::Fallocate::new(types::Fd(file.raw()), 1).mode(libc::FALLOC_FL_KEEP_SIZE).build()
+            }
             Op::SyncFs { .. } => unreachable!("goes to a helper thread"),
             Op::Link { file, into, name, identity } => {
                 let (from, path, flags) = match link_by {

@@ -437,7 +437,7 @@ impl Ring for Uring {
         Ok(names)
     }
 
-    fn keeps_order(&self, fd: &Fd) -> bool {
+    fn keeps_order(&self, fd: &Fd) -> Result<bool, Errno> {
         file_system::keeps_order(borrow(fd))
     }
 

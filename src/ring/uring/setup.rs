@@ -162,7 +162,7 @@ pub(super) fn restrict(ring: &IoUring, setup: &Setup) -> Result<(), SetupError> 
 }
 
 /// What the ring is allowed to do, and what is probed for at start.
-const OPCODES: [(u8, &str); 14] = [
+const OPCODES: [(u8, &str); 15] = [
     (opcode::AcceptMulti::CODE, "accept (IORING_OP_ACCEPT)"),
     (opcode::Recv::CODE, "receive (IORING_OP_RECV)"),
     (opcode::Send::CODE, "send (IORING_OP_SEND)"),
@@ -172,6 +172,7 @@ const OPCODES: [(u8, &str); 14] = [
     (opcode::Close::CODE, "close (IORING_OP_CLOSE)"),
     (opcode::SyncFileRange::CODE, "sync_file_range (IORING_OP_SYNC_FILE_RANGE)"),
     (opcode::Fsync::CODE, "fsync (IORING_OP_FSYNC)"),
+    (opcode::Fallocate::CODE, "fallocate (IORING_OP_FALLOCATE)"),
     (opcode::MkDirAt::CODE, "mkdirat (IORING_OP_MKDIRAT)"),
     (opcode::LinkAt::CODE, "linkat (IORING_OP_LINKAT)"),
     (opcode::RenameAt::CODE, "renameat (IORING_OP_RENAMEAT)"),
