@@ -351,7 +351,7 @@ impl Variant {
 }
 
 /// One operation of a kind in so many fails, in the runs in which something does.
-const FAULTS: [(OpKind, usize, Errno); 11] = [
+const FAULTS: [(OpKind, usize, Errno); 12] = [
     (OpKind::OpenDirectory, 60, Errno::IO),
     (OpKind::OpenUnnamed, 40, Errno::NOSPC),
     (OpKind::OpenNew, 40, Errno::NOSPC),
@@ -359,6 +359,7 @@ const FAULTS: [(OpKind, usize, Errno); 11] = [
     (OpKind::WriteDurably, 20, Errno::IO),
     (OpKind::Sync, 30, Errno::IO),
     (OpKind::WriteOut, 30, Errno::IO),
+    (OpKind::Touch, 30, Errno::IO),
     (OpKind::SyncFs, 15, Errno::IO),
     (OpKind::Link, 40, Errno::NOSPC),
     (OpKind::Rename, 40, Errno::IO),

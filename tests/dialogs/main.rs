@@ -100,6 +100,7 @@ dialogs! {
         disk_full
         failed_group_sync
         failed_sync
+        failed_log_of_the_file_system
         failed_sync_of_a_name
         idle_between_transactions_is_not_a_transaction
         idle_in_a_transaction

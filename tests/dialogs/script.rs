@@ -17,6 +17,8 @@ pub(crate) struct Script {
     pub(crate) client: Option<IpAddr>,
     /// The mail file system knows no unnamed files.
     pub(crate) no_tmpfile: bool,
+    /// The mail file system keeps the order of bytes and names, by a log that can fail.
+    pub(crate) keeps_order: bool,
     pub(crate) steps: Vec<Step>,
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) log: Vec<LogLine>,
@@ -179,6 +181,7 @@ impl Script {
             }
             Some(("client", address)) => self.client = Some(address.parse().ok()?),
             Some(("disk", "no O_TMPFILE")) => self.no_tmpfile = true,
+            Some(("disk", "keeps order")) => self.keeps_order = true,
             Some(("ring" | "disk", _)) => return None,
             _ => {}
         }

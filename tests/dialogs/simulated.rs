@@ -115,7 +115,7 @@ impl Server {
 
 /// Puts the mail file system in its place.
 pub(crate) fn prepare(script: &Script, world: &World) {
-    let device = Device { has_tmpfile: !script.no_tmpfile, ..Device::default() };
+    let device = Device { has_tmpfile: !script.no_tmpfile, keeps_order: script.keeps_order };
     world.mount(MAIL, device);
     world.make_directory("/mail/mallory");
     world.make_symlink("/mail/mallory/Maildir", "/mail/bob/Maildir");

@@ -8,7 +8,7 @@ use crate::filesystem::FileSystem;
 use crate::ground::owner;
 use crate::load::{self, Reply};
 use crate::mount::in_namespace;
-use crate::oracle::{Finding, Inventory, Verdict};
+use crate::oracle::{Inventory, Verdict};
 use crate::random::Random;
 use crate::rig::{Layout, Mode, Rig};
 use crate::settings;
@@ -43,30 +43,11 @@ fn faults(after: u32) -> [Faults; 3] {
     ]
 }
 
-/// Whether a name can be lost that was synced after the disk had failed.
-///
-/// An open question, not a permission. In mode `fsync`, in up to two thirds of these runs on ext4 and a third on XFS
-/// (Linux 6.18), 250 was sent for a name that was not on the disk: fsync(2) of `new/` had returned 0. Threads that only
-/// write, sync, link and sync the directory have met it on ext4 without the server, in 1 of 40 runs. The likely cause:
-/// the commit that held the name has failed for another caller and is over, and nothing is left to wait for
-/// (fs/jbd2/journal.c, jbd2_complete_transaction; fs/xfs/xfs_file.c, xfs_fsync_flush_log, of an inode that is no longer
-/// pinned). That is not proven, and whether the server can do better is not known. Nothing is excused in any other
-/// mode, on btrfs, or on a disk that is well.
-fn may_lose(file_system: FileSystem, mode: Mode) -> bool {
-    file_system != FileSystem::Btrfs && mode == Mode::Fsync
-}
-
-/// Fails if anything is wrong that [`may_lose`] does not excuse.
+/// Fails if anything is wrong.
 #[track_caller]
 fn accept(rig: &Rig, mode: Mode, verdict: &Verdict, when: &str) {
-    let excused =
-        |finding: &&Finding| may_lose(rig.file_system, mode) && matches!(finding, Finding::Lost { .. });
-    let (lost, wrong): (Vec<_>, Vec<_>) = verdict.findings.iter().partition(excused);
-    let name = rig.file_system.name();
+    let (name, wrong) = (rig.file_system.name(), &verdict.findings);
     assert!(wrong.is_empty(), "{name}, {}, {when}: {wrong:?}", mode.name());
-    if !lost.is_empty() {
-        println!("{name}, {}, {when}: {} lost, see may_lose", mode.name(), lost.len());
-    }
 }
 
 /// A run in which the disk fails; then the power fails, a sound disk has what the failed one had, and all goes on.
