@@ -13,14 +13,14 @@ use crate::journal::{Entry, Touched};
 use crate::maildir::{Draft, Fault, FileSystem, Mailbox, Place, Sizes, Store};
 use crate::ring::{Approach, Bytes, Owner};
 
-/// What became of each recipient; starts as "not done", which is what a client hears if nothing else
+/// What became of each delivery; starts as "not done", which is what a client hears if nothing else
 /// is ever said.
 #[derive(Debug)]
 pub struct Outcomes {
     known: RefCell<Vec<Option<Outcome>>>,
 }
 
-/// What became of one recipient.
+/// What became of one delivery.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// Durable, under this name.
@@ -33,18 +33,18 @@ pub enum Outcome {
 }
 
 impl Outcomes {
-    /// For `count` recipients.
+    /// For `count` deliveries.
     #[must_use]
     pub fn new(count: usize) -> Self {
         Self { known: RefCell::new((0..count).map(|_| None).collect()) }
     }
 
-    /// Takes what is known of recipient `index`, once.
+    /// Takes what is known of delivery `index`, once.
     pub fn take(&self, index: usize) -> Option<Outcome> {
         self.known.borrow_mut()[index].take()
     }
 
-    /// Decides the outcome of recipient `index`.
+    /// Decides the outcome of delivery `index`.
     ///
     /// # Panics
     /// If it was decided before.
@@ -54,10 +54,10 @@ impl Outcomes {
     }
 }
 
-/// One recipient as the store sees it.
+/// One delivery as the store sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
-    /// Which recipient: an index into the outcomes.
+    /// Which delivery: an index into the outcomes.
     pub index: usize,
     /// Whose mailbox.
     pub mailbox: Mailbox<'a>,
@@ -66,13 +66,13 @@ pub struct Target<'a> {
 /// Who can share a file: mailboxes of one owner on one file system.
 type Sharing = (Owner, Option<u64>);
 
-/// Recipients by index, and their mailboxes.
+/// Deliveries by index, and their mailboxes.
 type Members = Vec<(usize, Place)>;
 
 /// One file in the making and those who will have it.
 #[derive(Debug)]
 pub struct Copy {
-    /// In the order of the recipients; the file is created in the first.
+    /// In the order of the deliveries; the file is created in the first.
     members: Members,
     draft: Result<Draft, Fault>,
     head: Vec<u8>,
@@ -105,7 +105,7 @@ impl Copy {
         })
     }
 
-    /// Whether the file is for recipient `index` and for nobody else.
+    /// Whether the file is for delivery `index` and for nobody else.
     #[must_use]
     pub fn is_for(&self, index: usize) -> bool {
         matches!(&*self.members, [(member, _)] if *member == index)

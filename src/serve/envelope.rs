@@ -1,4 +1,7 @@
 //! One transaction: who sends, to whom, and since when. Lives in the transaction's arena.
+//!
+//! Recipients are who gets a reply; deliveries are the mailboxes that get a file. An alias is one recipient with
+//! several deliveries, and a recipient given twice two recipients with the same one.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
@@ -9,7 +12,7 @@ use bumpalo::collections::Vec as ArenaVec;
 use crate::journal::Approach;
 use crate::maildir::Mailbox;
 use crate::ring::{Owner, Peer, Time};
-use crate::users::record::User;
+use crate::users::{Found, Target};
 
 /// The envelope of a message.
 pub struct Envelope<'a> {
@@ -28,6 +31,8 @@ pub struct Envelope<'a> {
     pub id: &'a str,
     /// Accepted recipients, in the order of RCPT, which is the order of the replies.
     pub recipients: ArenaVec<'a, Recipient<'a>>,
+    /// The mailboxes that get the message, each once, in the order in which recipients first led to them.
+    pub deliveries: ArenaVec<'a, Delivery<'a>>,
 }
 
 /// Who is at the other end of the connection.
@@ -44,14 +49,21 @@ pub struct Client<'a> {
 pub struct Recipient<'a> {
     /// The address as the client gave it.
     pub address: &'a str,
-    /// The user it belongs to, as the table has them.
+    /// Where his mail goes, as indices of the envelope's deliveries; at least one.
+    pub deliveries: &'a [usize],
+}
+
+/// One mailbox that gets the message.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery<'a> {
+    /// The address of the first recipient who leads here, as the client gave it.
+    pub address: &'a str,
+    /// Whose mailbox it is, as the table has them.
     pub user: &'a str,
     /// What the address adds to the user: the part behind the delimiter.
     pub detail: Option<&'a str>,
-    /// Where the mail goes.
+    /// Where it is.
     pub mailbox: Mailbox<'a>,
-    /// The recipient before this one that is the same; the message is stored once and told twice.
-    pub same_as: Option<usize>,
 }
 
 impl<'a> Envelope<'a> {
@@ -75,13 +87,31 @@ impl<'a> Envelope<'a> {
             started,
             id: arena.alloc_str(id),
             recipients: ArenaVec::new_in(arena),
+            deliveries: ArenaVec::new_in(arena),
         }
     }
 
     /// Adds a recipient that the user table knows.
-    pub fn add(&mut self, address: &str, detail: Option<&str>, user: &User<'_>) {
-        let same_as =
-            self.recipients.iter().position(|other| other.user == user.address && other.detail == detail);
+    pub fn add(&mut self, address: &str, found: &Found<'_>) {
+        let address = &*self.arena.alloc_str(address);
+        let mut deliveries = ArenaVec::new_in(self.arena);
+        for target in found.targets() {
+            let index = self.delivery(address, target);
+            // Two names for one mailbox in an alias are one delivery.
+            if !deliveries.contains(&index) {
+                deliveries.push(index);
+            }
+        }
+        self.recipients.push(Recipient { address, deliveries: deliveries.into_bump_slice() });
+    }
+
+    /// The delivery to `target`, which is added if nobody led there before.
+    fn delivery(&mut self, address: &'a str, target: &Target<'_>) -> usize {
+        let Target { user, detail } = target;
+        let mut others = self.deliveries.iter();
+        if let Some(index) = others.position(|other| other.user == user.address && other.detail == *detail) {
+            return index;
+        }
         let owner = match (user.uid, user.gid) {
             (Some(uid), Some(gid)) => Owner::User { uid, gid },
             (Some(uid), None) => Owner::User { uid, gid: uid },
@@ -92,12 +122,12 @@ impl<'a> Envelope<'a> {
             path: self.arena.alloc_str(&user.maildir()),
             owner,
         };
-        self.recipients.push(Recipient {
-            address: self.arena.alloc_str(address),
+        self.deliveries.push(Delivery {
+            address,
             user: self.arena.alloc_str(user.address),
             detail: detail.map(|detail| &*self.arena.alloc_str(detail)),
             mailbox,
-            same_as,
         });
+        self.deliveries.len() - 1
     }
 }

@@ -27,7 +27,7 @@ pub struct Message<'w> {
     permit: Option<Permit<'w>>,
     /// Files that are being opened, or are open, before anything is to be written to them.
     early: Option<Meanwhile<'w, Early<'w>>>,
-    /// What became of the recipients.
+    /// What became of the deliveries.
     pub outcomes: Rc<Outcomes>,
     dropped: Option<Dropped>,
 }
@@ -49,16 +49,16 @@ enum Dropped {
 }
 
 impl<'w> Message<'w> {
-    /// An empty message for `recipients` recipients.
+    /// An empty message for `deliveries` mailboxes.
     #[must_use]
-    pub fn new(worker: &'w Worker, recipients: usize) -> Self {
+    pub fn new(worker: &'w Worker, deliveries: usize) -> Self {
         Self {
             worker,
             body: Body::new(worker.settings.line_endings),
             copies: None,
             permit: None,
             early: None,
-            outcomes: Rc::new(Outcomes::new(recipients)),
+            outcomes: Rc::new(Outcomes::new(deliveries)),
             dropped: None,
         }
     }
@@ -74,7 +74,7 @@ impl<'w> Message<'w> {
         let Some(permit) = worker.store.admit_early(targets.len()) else { return };
         self.early = Some(Meanwhile::new(async move {
             let opening = targets.iter().map(|&target| {
-                let head = head(worker, envelope, Some(envelope.recipients[target.index].address));
+                let head = head(worker, envelope, Some(envelope.deliveries[target.index].address));
                 Copy::open_early(&worker.store, target, head)
             });
             let copies = join_all(opening).await.into_iter().flatten().collect();
@@ -168,7 +168,7 @@ impl<'w> Message<'w> {
         let mut copies = Vec::with_capacity(targets.len());
         for some in targets.chunks(limits::DELIVERIES_AT_ONCE) {
             let opening = some.iter().map(|&target| {
-                let recipient = envelope.recipients[target.index].address;
+                let recipient = envelope.deliveries[target.index].address;
                 let head = head(self.worker, envelope, Some(recipient));
                 Copy::open(store, target, head, &self.outcomes)
             });
@@ -228,7 +228,7 @@ impl<'w> Message<'w> {
         let plans: Vec<_> = targets(envelope)
             .into_iter()
             .map(|target| {
-                let recipient = (!shares).then(|| envelope.recipients[target.index].address);
+                let recipient = (!shares).then(|| envelope.deliveries[target.index].address);
                 let begun = early.and_then(|early| early.head(target.index));
                 let head = begun.unwrap_or_else(|| head(self.worker, envelope, recipient));
                 let sizes = self.body.sizes(HeadSize::of(&head));
@@ -272,7 +272,7 @@ impl<'w> Message<'w> {
             None => {
                 _permit = Some(store.admit(1).await);
                 approach = store.approach();
-                let head = head(self.worker, envelope, Some(envelope.recipients[target.index].address));
+                let head = head(self.worker, envelope, Some(envelope.deliveries[target.index].address));
                 copy = Copy::open(store, target, head, &self.outcomes).await;
             }
         }
@@ -294,8 +294,7 @@ impl<'w> Message<'w> {
 
     /// Whether recipients may share a file: the site wants it, and there is somebody to share with.
     fn shares(&self, envelope: &Envelope<'_>) -> bool {
-        self.worker.settings.single_instance
-            && envelope.recipients.iter().filter(|recipient| recipient.same_as.is_none()).count() > 1
+        self.worker.settings.single_instance && envelope.deliveries.len() > 1
     }
 }
 
@@ -333,11 +332,8 @@ fn head(worker: &Worker, envelope: &Envelope<'_>, recipient: Option<&str>) -> Ve
     trace.headers()
 }
 
-/// The recipients that get a file: all but those that are the same as one before.
+/// The mailboxes that get a file.
 fn targets<'a>(envelope: &Envelope<'a>) -> Vec<Target<'a>> {
-    let recipients = envelope.recipients.iter().enumerate();
-    recipients
-        .filter(|(_, recipient)| recipient.same_as.is_none())
-        .map(|(index, recipient)| Target { index, mailbox: recipient.mailbox })
-        .collect()
+    let deliveries = envelope.deliveries.iter().enumerate();
+    deliveries.map(|(index, delivery)| Target { index, mailbox: delivery.mailbox }).collect()
 }

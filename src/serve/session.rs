@@ -11,7 +11,7 @@ use bumpalo::Bump;
 
 use super::connection::{Connection, End, Input};
 use super::copy::Outcome;
-use super::envelope::{Client, Envelope, Recipient};
+use super::envelope::{Client, Delivery, Envelope, Recipient};
 use super::message::Message;
 use super::verdict::verdict;
 use super::worker::{Address, Worker};
@@ -24,7 +24,7 @@ use crate::lmtp::replies;
 use crate::lmtp::reply::{Enhanced, Reply};
 use crate::lmtp::session::{Action, Session as Protocol};
 use crate::ring::{Fd, Lease, Time};
-use crate::users;
+use crate::users::{self, Answer};
 
 /// Serves the client at the other end of `socket` until it leaves or is sent away.
 pub async fn serve(worker: Rc<Worker>, socket: Rc<Fd>) {
@@ -121,7 +121,7 @@ impl Session<'_> {
                 Next::Leave(left) => return Err(left),
                 Next::Data => {
                     let envelope = envelope.as_ref().expect("DATA is legal only after MAIL");
-                    let mut message = Message::new(self.worker, envelope.recipients.len());
+                    let mut message = Message::new(self.worker, envelope.deliveries.len());
                     message.open_early(envelope);
                     // Boxed, so that a connection without a message does not carry the room for one.
                     let received = Box::pin(self.receive_data(envelope, &mut message)).await;
@@ -131,7 +131,7 @@ impl Session<'_> {
                     let envelope = envelope.as_ref().expect("BDAT is legal only after MAIL");
                     let mut part = message
                         .take()
-                        .unwrap_or_else(|| Message::new(self.worker, envelope.recipients.len()));
+                        .unwrap_or_else(|| Message::new(self.worker, envelope.deliveries.len()));
                     let received = Box::pin(self.receive_chunk(envelope, &mut part, size)).await;
                     if last || received.is_err() {
                         return Box::pin(self.end_of_message(envelope, part, received)).await;
@@ -257,12 +257,12 @@ impl Session<'_> {
             (&*given.local, given.domain)
         };
         match users::key::find(&table, local, domain, &self.worker.settings.rules) {
-            Ok(Some(found)) => {
-                envelope.add(given.text, found.detail, &found.user);
+            Ok(Answer::Found(found)) => {
+                envelope.add(given.text, &found);
                 self.protocol.rcpt_accepted();
                 replies::RECIPIENT_OK
             }
-            Ok(None) => replies::user_unknown(given.text),
+            Ok(Answer::UnknownUser | Answer::UnknownDomain) => replies::user_unknown(given.text),
             Err(damage) => {
                 self.worker.log.line(format_args!(
                     "id={} to=<{}> status=deferred: the user table {} cannot be read: {damage}; build it again \
@@ -507,41 +507,64 @@ async fn answer(
     bytes: u64,
 ) -> Result<(), End> {
     let until = envelope.started.after(worker.settings.transaction_timeout);
-    let mut known: Vec<Option<Outcome>> = Vec::with_capacity(envelope.recipients.len());
+    let mut known: Vec<Option<Outcome>> = vec![None; envelope.deliveries.len()];
+    let mut asked = vec![false; envelope.deliveries.len()];
     let mut sent = Ok(());
-    for (index, recipient) in envelope.recipients.iter().enumerate() {
-        let outcome = match recipient.same_as {
-            Some(first) => known[first].clone(),
-            None => match outcomes.take(index) {
-                Some(outcome) => Some(outcome),
-                None => {
-                    if sent.is_ok() {
-                        sent = connection.flush().await;
-                    }
-                    let patience = Patience { until, unless: None };
-                    worker.exec.when_ready(patience, || outcomes.take(index)).await
+    for recipient in &envelope.recipients {
+        for &index in recipient.deliveries {
+            if std::mem::replace(&mut asked[index], true) {
+                continue;
+            }
+            known[index] = outcomes.take(index);
+            if known[index].is_none() {
+                if sent.is_ok() {
+                    sent = connection.flush().await;
                 }
-            },
-        };
-        let reply = verdict_on(worker, outcome.as_ref(), envelope, recipient, bytes);
-        connection.queue(&reply);
-        known.push(outcome);
+                let patience = Patience { until, unless: None };
+                known[index] = worker.exec.when_ready(patience, || outcomes.take(index)).await;
+            }
+        }
+        connection.queue(&reply_to(worker, envelope, recipient, &known, bytes));
     }
     sent
 }
 
-/// The reply for one recipient, and its line in the log.
+/// The reply for one recipient: 250 if all his mailboxes have the message. Else what went wrong, and first of all what
+/// another try may mend.
+fn reply_to(
+    worker: &Worker,
+    envelope: &Envelope<'_>,
+    recipient: &Recipient<'_>,
+    known: &[Option<Outcome>],
+    bytes: u64,
+) -> Reply {
+    let replies = recipient.deliveries.iter().map(|&index| {
+        let delivery = &envelope.deliveries[index];
+        verdict_on(worker, known[index].as_ref(), envelope, recipient, delivery, bytes)
+    });
+    let weight = |reply: &Reply| match reply.code() {
+        400..500 => 2,
+        500.. => 1,
+        _ => 0,
+    };
+    // Of equals the first counts, as aliases name them.
+    let heavier = |one: Reply, other: Reply| if weight(&other) > weight(&one) { other } else { one };
+    replies.reduce(heavier).expect("a recipient has a mailbox")
+}
+
+/// The reply for one delivery, and its line in the log.
 fn verdict_on(
     worker: &Worker,
     outcome: Option<&Outcome>,
     envelope: &Envelope<'_>,
     recipient: &Recipient<'_>,
+    delivery: &Delivery<'_>,
     bytes: u64,
 ) -> Reply {
     let address = recipient.address;
     match outcome {
         Some(Outcome::Saved { file }) => {
-            worker.log_saved(envelope, recipient, file, bytes);
+            worker.log_saved(envelope, recipient, delivery, file, bytes);
             replies::saved(address, envelope.id)
         }
         Some(Outcome::Failed(fault)) => {
@@ -549,7 +572,7 @@ fn verdict_on(
             let (class, subject, detail) = verdict.enhanced;
             let enhanced = Enhanced(class, subject, detail);
             let reply = replies::recipient(verdict.code, enhanced, address, verdict.text);
-            let mailbox = recipient.mailbox.path;
+            let mailbox = delivery.mailbox.path;
             worker.log_fault(envelope, address, &reply, format_args!("{mailbox}: {fault}"), verdict.advice);
             reply
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 
-use super::envelope::{Envelope, Recipient};
+use super::envelope::{Delivery, Envelope, Recipient};
 use crate::exec::Exec;
 use crate::journal::Journal;
 use crate::lmtp::reply::Reply;
@@ -198,14 +198,21 @@ impl Worker {
     }
 
     /// Logs a delivery that is done.
-    pub fn log_saved(&self, envelope: &Envelope<'_>, recipient: &Recipient<'_>, file: &str, bytes: u64) {
+    pub fn log_saved(
+        &self,
+        envelope: &Envelope<'_>,
+        recipient: &Recipient<'_>,
+        delivery: &Delivery<'_>,
+        file: &str,
+        bytes: u64,
+    ) {
         if self.settings.log_deliveries != LogDeliveries::All {
             return;
         }
         let milliseconds = self.exec.now().since(envelope.started).as_millis();
         self.log.line(format_args!(
             "id={} from=<{}> to=<{}> user={} size={bytes} time={milliseconds}ms status=saved file={file}",
-            envelope.id, envelope.sender, recipient.address, recipient.user
+            envelope.id, envelope.sender, recipient.address, delivery.user
         ));
     }
 

@@ -270,18 +270,20 @@ fn lookup(arguments: &LookupArguments, out: &mut impl Write) -> Result<u8, Failu
     let (local, domain) = split(bare.unwrap_or(address));
     let found = find(&table, local, domain, &rules)
         .map_err(|damage| Failure::Damage(arguments.table.clone(), damage))?;
-    let Some(found) = found else {
+    let Some(found) = found.found() else {
         report(&format_args!("{}: no such user in {}", rules.base(local, domain), arguments.table.display()));
         return Ok(UNKNOWN);
     };
-    if arguments.json {
-        let mut object = to_json(&found.user);
-        object["detail"] = json!(found.detail);
-        writeln!(out, "{object}")?;
-    } else {
-        write_user(out, &found.user)?;
-        if let Some(detail) = found.detail {
-            writeln!(out, "detail          {detail}")?;
+    for target in found.targets() {
+        if arguments.json {
+            let mut object = to_json(&target.user);
+            object["detail"] = json!(target.detail);
+            writeln!(out, "{object}")?;
+        } else {
+            write_user(out, &target.user)?;
+            if let Some(detail) = target.detail {
+                writeln!(out, "detail          {detail}")?;
+            }
         }
     }
     Ok(OK)

@@ -61,15 +61,52 @@ impl Rules {
     }
 }
 
+/// What a table says about a recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer<'x> {
+    /// There are mailboxes for his mail.
+    Found(Found<'x>),
+    /// Nobody has the address, in a domain (or without one) in which others may.
+    UnknownUser,
+    /// Nobody has any address in this domain.
+    UnknownDomain,
+}
+
 /// A recipient who is in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found<'t, 'a> {
-    /// What the table says about him.
-    pub user: User<'t>,
-    /// What stood behind the delimiter; may be empty.
-    pub detail: Option<&'a str>,
+pub struct Found<'x> {
+    /// The first mailbox; a user has no other.
+    pub target: Target<'x>,
+    /// The other mailboxes that an alias leads to, each once.
+    pub more: Vec<Target<'x>>,
     /// The address with the detail cut off, in the recipient's own case.
-    pub base: Base<'a>,
+    pub base: Base<'x>,
+}
+
+/// One mailbox that mail for a recipient goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target<'x> {
+    /// Whose mailbox it is.
+    pub user: User<'x>,
+    /// What stood behind the delimiter; may be empty.
+    pub detail: Option<&'x str>,
+}
+
+impl<'x> Found<'x> {
+    /// All mailboxes, in the order in which aliases name them.
+    pub fn targets(&self) -> impl Iterator<Item = &Target<'x>> {
+        std::iter::once(&self.target).chain(&self.more)
+    }
+}
+
+impl<'x> Answer<'x> {
+    /// What was found, for callers who do not care why if there is nothing.
+    pub fn found(self) -> Option<Found<'x>> {
+        match self {
+            Self::Found(found) => Some(found),
+            Self::UnknownUser | Self::UnknownDomain => None,
+        }
+    }
 }
 
 /// An address without its detail; [`fmt::Display`] writes it as text.
@@ -94,40 +131,40 @@ impl fmt::Display for Base<'_> {
 /// Looks a recipient up: `local@domain` without its detail first; then, in a local domain or without any, the
 /// local part alone. Allocates only what [`Table::lookup`] does.
 ///
-/// `local` has no quotes any more. `None`: there is no such user.
+/// `local` has no quotes any more.
 ///
 /// # Errors
 /// If the table cannot tell: answer "try again later".
-pub fn find<'t, 'a>(
-    table: &'t Table,
-    local: &'a str,
-    domain: Option<&'a str>,
+pub fn find<'x>(
+    table: &'x Table,
+    local: &'x str,
+    domain: Option<&'x str>,
     rules: &Rules,
-) -> Result<Option<Found<'t, 'a>>, Damage> {
+) -> Result<Answer<'x>, Damage> {
     let (name, detail) = rules.split_detail(local);
     let base = Base { local: name, domain };
-    let found = |user| Found { user, detail, base };
+    let found = |user| Answer::Found(Found { target: Target { user, detail }, more: Vec::new(), base });
 
     let mut key = Key::new();
     if key.push_local(name, table.local_part()).is_none() {
-        return Ok(None);
+        return Ok(Answer::UnknownUser);
     }
     let name_length = key.length;
     let mut is_local = true;
     if let Some(domain) = domain {
         if key.push(b"@").and_then(|()| key.push_lower(domain)).is_none() {
-            return Ok(None);
+            return Ok(Answer::UnknownUser);
         }
         if let Some(user) = table.lookup(key.as_bytes())? {
-            return Ok(Some(found(user)));
+            return Ok(found(user));
         }
         is_local = rules.is_local(&key.as_bytes()[name_length + 1..]);
     }
     // A quoted local part may hold an "@": alone it would pass for somebody else's full address.
     if !is_local || name.contains('@') {
-        return Ok(None);
+        return Ok(Answer::UnknownUser);
     }
-    Ok(table.lookup(&key.as_bytes()[..name_length])?.map(found))
+    Ok(table.lookup(&key.as_bytes()[..name_length])?.map_or(Answer::UnknownUser, found))
 }
 
 /// The key under which an address is stored.
@@ -231,8 +268,8 @@ mod tests {
         local: &'a str,
         domain: Option<&'a str>,
     ) -> Option<(&'a str, Option<&'a str>)> {
-        let found = find(table, local, domain, &rules()).unwrap()?;
-        Some((found.user.address, found.detail))
+        let target = find(table, local, domain, &rules()).unwrap().found()?.target;
+        Some((target.user.address, target.detail))
     }
 
     #[test]
@@ -264,10 +301,10 @@ mod tests {
         ] {
             assert_eq!(who(&table, local, Some("b")), expected, "{local}");
         }
-        let found = find(&table, "Alice+x", Some("B"), &rules()).unwrap().unwrap();
+        let found = find(&table, "Alice+x", Some("B"), &rules()).unwrap().found().unwrap();
         assert_eq!(found.base.to_string(), "Alice@B");
         let without = Rules::default();
-        assert!(find(&table, "alice+x", Some("b"), &without).unwrap().is_none());
+        assert_eq!(find(&table, "alice+x", Some("b"), &without).unwrap(), Answer::UnknownUser);
     }
 
     #[test]

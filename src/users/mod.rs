@@ -22,6 +22,6 @@ pub mod verify;
 
 pub use build::{BuildError, Builder, Options};
 pub use entry::Entry;
-pub use key::{Base, Found, LocalPart, Rules, find};
+pub use key::{Answer, Base, Found, LocalPart, Rules, Target, find};
 pub use record::{Damage, User};
 pub use table::{Table, TableError};

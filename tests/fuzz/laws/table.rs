@@ -4,7 +4,7 @@ use super::input::Input;
 use posthaste::users::build::BuildError;
 use posthaste::users::entry::EntryFault;
 use posthaste::users::verify::FLAWS_MAX;
-use posthaste::users::{Builder, Entry, LocalPart, Options, Rules, Table, User, find};
+use posthaste::users::{Answer, Builder, Entry, LocalPart, Options, Rules, Table, User, find};
 use siphasher::sip::SipHasher13;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -142,10 +142,10 @@ fn open(bytes: &[u8], recipients: &[(&str, Option<&str>)]) {
     }
     for (local, domain) in recipients {
         for rules in [Rules::default(), Rules::new("+-", &["example.org".to_owned()])] {
-            if let Ok(Some(found)) = find(&table, local, *domain, &rules) {
-                deliverable(&found.user);
+            if let Ok(Answer::Found(found)) = find(&table, local, *domain, &rules) {
+                deliverable(&found.target.user);
                 assert!(local.starts_with(found.base.local));
-                let address = found.user.address;
+                let address = found.target.user.address;
                 let local_part = address.split_once('@').map_or(address, |(local, _)| local);
                 assert!(local_part.is_empty() || !local.is_empty(), "nobody is found by nothing");
             }
@@ -306,10 +306,13 @@ fn look_for(table: &Table, model: &BTreeMap<String, Entry>, asked: &str, whole: 
     let alone = || is_local.then(|| model.get(&folded_local(name, table.local_part()))).flatten();
     let expected = by_address.or_else(alone);
     match find(table, local, domain, &rules) {
-        Ok(found) => {
-            assert_eq!(found.as_ref().map(|found| &found.user), expected.map(user_of).as_ref(), "{asked:?}");
+        Ok(answer) => {
+            let found = answer.found();
+            let user = found.as_ref().map(|found| &found.target.user);
+            assert_eq!(user, expected.map(user_of).as_ref(), "{asked:?}");
             if let Some(found) = found {
-                assert_eq!((found.detail, found.base.local, found.base.domain), (detail, name, domain));
+                let told = (found.target.detail, found.base.local, found.base.domain);
+                assert_eq!(told, (detail, name, domain));
             }
         }
         Err(damage) => assert!(!whole, "{asked:?}: {damage}"),
