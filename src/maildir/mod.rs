@@ -296,7 +296,7 @@ pub enum Step {
     Publish,
     /// Make the name durable.
     SyncName,
-    /// Make sure that the file system, which says that the name is durable, has not given up meanwhile.
+    /// Make sure that the file system, which says that the name is durable, is right.
     Confirm,
     /// Look which files a directory of the mailbox has.
     List,
@@ -350,7 +350,7 @@ impl fmt::Display for Step {
             Self::Checkpoint => "sync the mail that is on record",
             Self::Publish => "link the message into new/",
             Self::SyncName => "sync new/",
-            Self::Confirm => "change the message's times once it was synced",
+            Self::Confirm => "make sure of the message's name once it was synced",
             Self::List => "list the mailbox",
             Self::OpenStored => "open a stored message",
             Self::ReadStored => "read a stored message",
