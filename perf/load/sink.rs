@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use memchr::memmem;
 
 use crate::arguments::parse_time_or_none;
-use crate::target::{Endpoint, Listener, Stream};
+use crate::target::{Endpoint, Stream, listen};
 
 /// How the sink behaves.
 #[derive(Debug, Clone, Default)]
@@ -93,14 +93,16 @@ pub(crate) fn run(endpoint: &Endpoint, manners: Manners, ready: impl FnOnce()) -
     let mut ring = tokio_uring::uring_builder();
     ring.setup_coop_taskrun().setup_single_issuer();
     tokio_uring::builder().entries(1024).uring_builder(&ring).start(async {
-        let listener = Listener::bind(endpoint)?;
+        let mut accepted = listen(endpoint)?;
         ready();
         let house = Rc::new(House { manners, first: Cell::new(None), counts: RefCell::default() });
-        loop {
-            let stream = listener.accept().await?;
+        while let Some(connection) = accepted.recv().await {
             house.first.set(house.first.get().or_else(|| Some(Instant::now())));
-            tokio_uring::spawn(serve(stream, Rc::clone(&house)));
+            if let Ok(stream) = Stream::accept(connection) {
+                tokio_uring::spawn(serve(stream, Rc::clone(&house)));
+            }
         }
+        Ok(())
     })
 }
 

@@ -10,9 +10,11 @@ use std::net::{Shutdown, SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_uring::buf::BoundedBuf as _;
-use tokio_uring::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_uring::net::{TcpStream, UnixStream};
 
 /// An address: `unix:PATH` or `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +101,14 @@ impl Stream {
         Ok(Self::new(socket))
     }
 
+    /// Takes a connection that was accepted into the ring of this thread.
+    pub(crate) fn accept(accepted: Accepted) -> io::Result<Self> {
+        Ok(Self::new(match accepted {
+            Accepted::Unix(stream) => Socket::Unix(UnixStream::from_std(stream)),
+            Accepted::Tcp(stream) => Socket::tcp(TcpStream::from_std(stream))?,
+        }))
+    }
+
     fn new(socket: Socket) -> Self {
         Self { socket, cut: Cell::new(false), waits_since: Cell::new(None) }
     }
@@ -151,33 +161,48 @@ impl Socket {
     }
 }
 
-/// What the sink listens on.
-pub(crate) enum Listener {
-    /// A Unix socket.
-    Unix(UnixListener),
-    /// A TCP port.
-    Tcp(TcpListener),
-}
-
-impl Listener {
-    /// Listens at `endpoint`. A socket file that nobody listens at is replaced.
-    pub(crate) fn bind(endpoint: &Endpoint) -> io::Result<Self> {
-        match endpoint {
-            Endpoint::Unix(path) => {
-                remove_left_over(path)?;
-                UnixListener::bind(path).map(Self::Unix)
-            }
-            Endpoint::Tcp(address) => TcpListener::bind(*address).map(Self::Tcp),
+/// Listens at `endpoint`, and hands over every connection. A socket file that nobody listens at is replaced.
+///
+/// Accepting is left to a thread of its own: tokio-uring asks for SO_REUSEPORT when it binds, which newer kernels refuse
+/// for Unix sockets.
+pub(crate) fn listen(endpoint: &Endpoint) -> io::Result<UnboundedReceiver<Accepted>> {
+    let (sender, receiver) = unbounded_channel();
+    match endpoint {
+        Endpoint::Unix(path) => {
+            remove_left_over(path)?;
+            let listener = std::os::unix::net::UnixListener::bind(path)?;
+            std::thread::spawn(move || {
+                listener.incoming().try_for_each(|each| pass(each.map(Accepted::Unix), &sender))
+            });
+        }
+        Endpoint::Tcp(address) => {
+            let listener = std::net::TcpListener::bind(*address)?;
+            std::thread::spawn(move || {
+                listener.incoming().try_for_each(|each| pass(each.map(Accepted::Tcp), &sender))
+            });
         }
     }
+    Ok(receiver)
+}
 
-    /// The next connection.
-    pub(crate) async fn accept(&self) -> io::Result<Stream> {
-        let socket = match self {
-            Self::Unix(listener) => Socket::Unix(listener.accept().await?),
-            Self::Tcp(listener) => Socket::tcp(listener.accept().await?.0)?,
-        };
-        Ok(Stream::new(socket))
+/// A connection that no ring knows yet.
+pub(crate) enum Accepted {
+    /// Over a Unix socket.
+    Unix(std::os::unix::net::UnixStream),
+    /// Over TCP.
+    Tcp(std::net::TcpStream),
+}
+
+/// Without anybody to take connections there is no more need for them.
+fn pass(accepted: io::Result<Accepted>, to: &UnboundedSender<Accepted>) -> Result<(), ()> {
+    match accepted {
+        Ok(accepted) => to.send(accepted).map_err(drop),
+        Err(error) => {
+            eprintln!("posthaste-load: sink: {error}");
+            // Out of descriptors, most likely, and not for ever.
+            std::thread::sleep(ACCEPT_PAUSE);
+            Ok(())
+        }
     }
 }
 
@@ -191,6 +216,7 @@ fn remove_left_over(path: &Path) -> io::Result<()> {
 
 /// Room for what one read may bring.
 const READ_BYTES: usize = 16 * 1024;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+use tokio_uring::fs::File;
 
 use crate::acknowledged::Bits;
 use crate::measure::{Effort, Figures, Interval, Times};
@@ -406,16 +406,21 @@ impl Drop for LastTick<'_> {
 }
 
 /// A timer that is exact to microseconds; tokio's own counts in milliseconds, which would be lateness of ours.
-struct Timer(AsyncFd<OwnedFd>);
+struct Timer {
+    setting: OwnedFd,
+    /// The same timer, for the ring to wait on.
+    reading: File,
+}
 
 impl Timer {
     fn new() -> std::io::Result<Self> {
-        let timer =
-            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        AsyncFd::new(timer).map(Self)
+        let setting = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        let reading = File::from_std(setting.try_clone()?.into());
+        Ok(Self { setting, reading })
     }
 
     async fn wait_until(&self, at: Instant) {
+        let mut expirations = vec![0; 8];
         loop {
             let left = at.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -425,10 +430,11 @@ impl Timer {
                 it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
                 it_value: Timespec::try_from(left).expect("some seconds"),
             };
-            timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &value).expect("a time to come");
-            let mut guard = self.0.readable().await.expect("a running runtime");
+            timerfd_settime(&self.setting, TimerfdTimerFlags::empty(), &value).expect("a time to come");
             // It says how often it expired; what counts is the clock.
-            let _ = guard.try_io(|timer| Ok(rustix::io::read(timer, &mut [0; 8])?));
+            let (result, buffer) = self.reading.read_at(expirations, 0).await;
+            result.expect("a timer that was set");
+            expirations = buffer;
         }
     }
 }
