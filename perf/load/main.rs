@@ -16,12 +16,14 @@ mod plan;
 mod plot;
 mod progress;
 mod random;
+mod reply;
 mod report;
 mod run;
 mod schedule;
 mod session;
 mod sink;
 mod target;
+mod timer;
 mod users;
 mod verify;
 mod worker;
@@ -56,7 +58,7 @@ fn main() -> ExitCode {
     match &arguments.sink {
         Some(target) => serve(target, &arguments),
         None => match prepare(&arguments) {
-            Ok((plan, workload, log)) => measure_all(&arguments, &plan, &workload, log),
+            Ok(prepared) => measure_all(&arguments, prepared),
             Err(why) => complain(BAD_ARGUMENTS, &why),
         },
     }
@@ -87,8 +89,15 @@ fn serve(target: &Target, arguments: &Arguments) -> ExitCode {
     }
 }
 
+/// What a run needs, complete.
+struct Prepared {
+    plan: Arc<Plan>,
+    workload: Arc<Workload>,
+    log: Option<HistogramLog>,
+}
+
 /// Everything that can be wrong before the first message.
-fn prepare(arguments: &Arguments) -> Result<(Arc<Plan>, Arc<Workload>, Option<HistogramLog>), String> {
+fn prepare(arguments: &Arguments) -> Result<Prepared, String> {
     let users = Users::load(&arguments.users)?;
     let choice = Choice::new(&users, arguments.popularity, usize::from(arguments.recipients))?;
     let run = arguments.run_id.unwrap_or_else(random_run);
@@ -101,7 +110,7 @@ fn prepare(arguments: &Arguments) -> Result<(Arc<Plan>, Arc<Workload>, Option<Hi
         std::fs::File::create(plot).map_err(|error| format!("--plot {}: {error}", plot.display()))?;
     }
     let log = arguments.hgrm.as_deref().map(HistogramLog::create).transpose()?;
-    Ok((Arc::new(arguments.plan()), Arc::new(workload), log))
+    Ok(Prepared { plan: Arc::new(arguments.plan()), workload: Arc::new(workload), log })
 }
 
 /// The hash maps of the standard library have random keys: enough to tell runs apart.
@@ -110,23 +119,19 @@ fn random_run() -> RunId {
 }
 
 /// The rounds, the verification, the report.
-fn measure_all(
-    arguments: &Arguments,
-    plan: &Arc<Plan>,
-    workload: &Arc<Workload>,
-    mut log: Option<HistogramLog>,
-) -> ExitCode {
-    let progress = Progress::new(plan);
-    let finished = match all_rounds(&arguments.to, plan, workload, &mut log, &progress) {
+fn measure_all(arguments: &Arguments, prepared: Prepared) -> ExitCode {
+    let Prepared { plan, workload, mut log } = prepared;
+    let progress = Progress::new(&plan);
+    let finished = match all_rounds(&arguments.to, &plan, &workload, &mut log, &progress) {
         Ok(finished) => finished,
         Err(why) => return complain(FAILED, &why),
     };
     let tell = |files| progress.verifying(files);
     let verification = (!arguments.verify.is_empty())
-        .then(|| verify(&arguments.verify, workload, finished.begun, &finished.acknowledged, tell));
+        .then(|| verify(&arguments.verify, &workload, finished.begun, &finished.acknowledged, tell));
     progress.finish();
-    match publish(arguments, plan, workload.run(), &finished, verification.as_ref(), log) {
-        Ok(()) => judge(plan, &finished, verification.as_ref()),
+    match publish(arguments, &plan, workload.run(), &finished, verification.as_ref(), log) {
+        Ok(()) => judge(&plan, &finished, verification.as_ref()),
         Err(why) => complain(FAILED, &why),
     }
 }

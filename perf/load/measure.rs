@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::session::{Fault, Record, Reply, Step};
+use crate::reply::Reply;
+use crate::session::{Fault, Record, Step};
 
 /// A histogram of durations.
 #[derive(Debug, Clone)]

@@ -213,8 +213,7 @@ impl Text {
         let (mut content, mut wire) = (Vec::new(), Vec::new());
         for line in 0..LINES {
             let mut random = Random::new(line as u64, 0);
-            let mut text: Vec<u8> =
-                (0..LINE - 2).map(|_| LETTERS[usize::from(random.bits() as u8 & 63)]).collect();
+            let mut text: Vec<u8> = (0..LINE - 2).map(|_| LETTERS[(random.bits() & 63) as usize]).collect();
             if line % LINES_PER_DOT == 0 {
                 text[0] = b'.';
                 wire.push(b'.');

@@ -95,7 +95,7 @@ impl Mix {
             at -= part.weight;
             at <= 0.0
         });
-        part.or(self.parts.last()).expect("at least one").law.draw(random)
+        part.or_else(|| self.parts.last()).expect("at least one").law.draw(random)
     }
 }
 
@@ -107,11 +107,11 @@ impl Part {
         let weight = weight.ok_or("the weight, which comes first, is a number above 0")?;
         let kind = words.next().ok_or("after the weight comes fixed or lognormal")?;
         let fields: Vec<(&str, &str)> = words
-            .map(|word| word.split_once('=').ok_or(format!("{word:?} is not of the form key=value")))
+            .map(|word| word.split_once('=').ok_or_else(|| format!("{word:?} is not of the form key=value")))
             .collect::<Result<_, _>>()?;
         let field = |key: &str| {
             let found = fields.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
-            found.ok_or(format!("{kind} needs {key}="))
+            found.ok_or_else(|| format!("{kind} needs {key}="))
         };
         let keys: &[&str] = match kind {
             "fixed" => &["size"],

@@ -314,8 +314,9 @@ mod tests {
     use super::*;
     use crate::measure::{Effort, Times};
     use crate::plan::tests::plan;
+    use crate::reply::Reply;
     use crate::schedule::Arrivals;
-    use crate::session::{Record, Reply, Step};
+    use crate::session::{Record, Step};
 
     fn outcome(messages: u64) -> Outcome {
         let mut figures = Figures { seconds: 2.0, ..Figures::new() };

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::message::{Message, Workload};
+use crate::reply::{Reply, first_line, parse};
 use crate::target::{Endpoint, Stream};
 
 /// How many commands go out before a reply is waited for.
@@ -50,15 +51,6 @@ impl fmt::Display for Step {
             Self::Rset => "RSET",
         })
     }
-}
-
-/// A reply: its code, and the first line if somebody will want to read it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Reply {
-    /// Three digits.
-    pub(crate) code: u16,
-    /// The first line; empty for 2xx and 3xx.
-    pub(crate) text: String,
 }
 
 /// Why a connection is of no use any more.
@@ -276,8 +268,9 @@ impl Session {
         self.step = Step::Data;
         let reply = self.reply().await?;
         let wanted = reply.code == 354;
-        // When nobody was accepted, this refusal says nothing new.
-        if !wanted && !(self.accepted.is_empty() && reply.code / 100 != 4) {
+        // When nobody was accepted, a refusal for good says nothing new.
+        let says_nothing_new = self.accepted.is_empty() && reply.code / 100 == 5;
+        if !(wanted || says_nothing_new) {
             self.refused(reply)?;
         }
         Ok(wanted)
@@ -335,7 +328,7 @@ impl Session {
 
     async fn reply(&mut self) -> Result<Reply, Fault> {
         loop {
-            match parse(&self.input[self.read..])? {
+            match parse(&self.input[self.read..]).map_err(Fault::NoReply)? {
                 Some((reply, length)) => {
                     self.consume(length);
                     return Ok(reply);
@@ -347,7 +340,7 @@ impl Session {
 
     async fn reply_with_lines(&mut self) -> Result<(Reply, Vec<u8>), Fault> {
         loop {
-            match parse(&self.input[self.read..])? {
+            match parse(&self.input[self.read..]).map_err(Fault::NoReply)? {
                 Some((reply, length)) => {
                     let lines = self.input[self.read..self.read + length].to_vec();
                     self.consume(length);
@@ -392,71 +385,9 @@ impl Session {
     }
 }
 
-/// The first reply in `bytes` and its length, if it is complete (RFC 5321, section 4.2.1).
-fn parse(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Fault> {
-    let mut start = 0;
-    loop {
-        let Some(length) = memchr::memchr(b'\n', &bytes[start..]) else {
-            return Ok(None);
-        };
-        let line = &bytes[start..start + length];
-        start += length + 1;
-        let digits = line.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit));
-        let code =
-            digits.map(|digits| digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0')));
-        match (code, line.get(3)) {
-            (Some(200..600), Some(b'-')) => {}
-            (Some(code @ 200..600), None | Some(b' ' | b'\r')) => {
-                let text = if code < 400 { String::new() } else { first_line(bytes) };
-                return Ok(Some((Reply { code, text }, start)));
-            }
-            _ => return Err(Fault::NoReply(first_line(line))),
-        }
-    }
-}
-
-fn first_line(bytes: &[u8]) -> String {
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    String::from_utf8_lossy(&line[..line.len().min(LINE_SHOWN_BYTES)]).trim_end().to_owned()
-}
-
 const INPUT_BYTES: usize = 2 * 1024;
 const OUTPUT_BYTES: usize = 8 * 1024;
 /// A message larger than this is written in two pieces, of which the last has this size.
 const LAST_WRITE_BYTES: usize = 64 * 1024;
 /// More than this without the end of a line is no reply.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
-const LINE_SHOWN_BYTES: usize = 200;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(bytes: &[u8]) -> Option<(u16, String, usize)> {
-        parse(bytes).unwrap().map(|(reply, length)| (reply.code, reply.text, length))
-    }
-
-    #[test]
-    fn a_reply_is_complete_with_its_last_line() {
-        let replies = b"250-mx\r\n250-SIZE\r\n250 PIPELINING\r\n354 go\r\n";
-        for cut in 0..34 {
-            assert_eq!(parsed(&replies[..cut]), None, "{cut}");
-        }
-        assert_eq!(parsed(replies), Some((250, String::new(), 34)));
-        assert_eq!(parsed(&replies[34..]), Some((354, String::new(), 8)));
-        assert_eq!(parsed(b"221\r\n"), Some((221, String::new(), 5)));
-    }
-
-    #[test]
-    fn a_refusal_keeps_its_first_line() {
-        let reply = b"550-5.1.1 nobody\r\n550 5.1.1 here\r\n";
-        assert_eq!(parsed(reply), Some((550, "550-5.1.1 nobody".into(), reply.len())));
-    }
-
-    #[test]
-    fn what_is_no_reply_is_shown() {
-        for bytes in ["SSH-2.0-OpenSSH\r\n", "25 ok\r\n", "999 x\r\n", "250+x\r\n", "\r\n"] {
-            assert!(matches!(parse(bytes.as_bytes()), Err(Fault::NoReply(_))), "{bytes}");
-        }
-    }
-}

@@ -7,18 +7,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
 use tokio::sync::Notify;
-use tokio_uring::fs::File;
 
 use crate::acknowledged::Bits;
 use crate::measure::{Effort, Figures, Interval, Times};
@@ -27,6 +22,7 @@ use crate::plan::{Limit, Pace, Plan};
 use crate::schedule::Schedule;
 use crate::session::{Fault, Patience, Record, Session, Step};
 use crate::target::{Endpoint, Stream};
+use crate::timer::Timer;
 
 /// One round against one target, shared by its threads.
 pub(crate) struct Phase {
@@ -402,40 +398,6 @@ struct LastTick<'w> {
 impl Drop for LastTick<'_> {
     fn drop(&mut self) {
         self.worker.hand_out(self.start, self.ticks);
-    }
-}
-
-/// A timer that is exact to microseconds; tokio's own counts in milliseconds, which would be lateness of ours.
-struct Timer {
-    setting: OwnedFd,
-    /// The same timer, for the ring to wait on.
-    reading: File,
-}
-
-impl Timer {
-    fn new() -> std::io::Result<Self> {
-        let setting = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
-        let reading = File::from_std(setting.try_clone()?.into());
-        Ok(Self { setting, reading })
-    }
-
-    async fn wait_until(&self, at: Instant) {
-        let mut expirations = vec![0; 8];
-        loop {
-            let left = at.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let value = Itimerspec {
-                it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-                it_value: Timespec::try_from(left).expect("some seconds"),
-            };
-            timerfd_settime(&self.setting, TimerfdTimerFlags::empty(), &value).expect("a time to come");
-            // It says how often it expired; what counts is the clock.
-            let (result, buffer) = self.reading.read_at(expirations, 0).await;
-            result.expect("a timer that was set");
-            expirations = buffer;
-        }
     }
 }
 
