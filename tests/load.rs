@@ -77,7 +77,7 @@ fn every_message_that_the_server_acknowledged_is_found_whole() {
     let place = Place::new();
     let server = place.server(20);
     let mail = place.path("mail");
-    let arguments = ["--to", "unix:lmtp", "--users", "table:users.table", "--connections", "8", "--json"];
+    let arguments = ["--to", "unix:lmtp", "--users", "table:users.table", "--calibrate", "--json"];
     let more = ["--messages", "400", "--recipients", "4", "--size", "mix:isp", "--popularity", "zipf:0.8"];
     let last = ["--warm-up", "100ms", "--verify", mail.to_str().unwrap()];
     let report = json(&place.load(&[&arguments[..], &more, &last].concat()));
@@ -94,16 +94,8 @@ fn every_message_that_the_server_acknowledged_is_found_whole() {
 fn messages_that_are_stored_with_lf_are_whole_too() {
     let place = Place::new();
     let _server = place.server_with(5, "line_endings = \"lf\"");
-    let run = place.load(&[
-        "--to",
-        "unix:lmtp",
-        "--users",
-        "file:addresses",
-        "--messages",
-        "50",
-        "--verify",
-        "mail",
-    ]);
+    let to = ["--to", "unix:lmtp", "--users", "file:addresses", "--messages", "50", "--calibrate"];
+    let run = place.load(&[&to[..], &["--verify", "mail"]].concat());
     let text = String::from_utf8(run.stdout).unwrap();
     assert!(text.contains("all 50 acknowledged copies are there, once and whole"), "{text}");
 }
@@ -250,9 +242,13 @@ fn a_terminal_shows_rate_errors_and_p99_while_it_runs_and_a_pipe_shows_nothing()
     let _sink = place.sink("sink", &["--fail", "rcpt:550:10"]);
     let line = format!("{LOAD} --to unix:sink --duration 2s --connections 2 --rate 50 --lateness-max 1m");
     // script(1) runs it on a terminal of its own.
-    let run = place.command("script").args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").output().unwrap();
+    let run =
+        place.command("script").args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").output().unwrap();
     let shown = String::from_utf8_lossy(&run.stdout);
-    assert!(shown.contains("/s  errors ") && shown.contains("  p99 ") && shown.contains("unix:sink"), "{shown}");
+    assert!(
+        shown.contains("/s  errors ") && shown.contains("  p99 ") && shown.contains("unix:sink"),
+        "{shown}"
+    );
     let run = place.load(&["--to", "unix:sink", "--messages", "50", "--calibrate"]);
     assert!(run.stderr.is_empty(), "{}", String::from_utf8_lossy(&run.stderr));
 }

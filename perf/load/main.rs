@@ -55,6 +55,11 @@ fn main() -> ExitCode {
     if let Some(why) = unusable_cpu(&arguments.cpus) {
         return complain(BAD_ARGUMENTS, &why);
     }
+    if let Err(error) = tokio_uring::uring_builder().build(8) {
+        return complain(FAILED, &format!("io_uring: {error}; {RING_REMEDY}"));
+    }
+    // Refused connections would be errors of the server in the report.
+    let _ = posthaste::sys::limit::raise_open_files(OPEN_FILES);
     match &arguments.sink {
         Some(target) => serve(target, &arguments),
         None => match prepare(&arguments) {
@@ -195,6 +200,9 @@ fn complain(code: u8, why: &str) -> ExitCode {
     code.into()
 }
 
+const RING_REMEDY: &str =
+    "the kernel must have it (kernel.io_uring_disabled = 0) and a container must allow it";
+const OPEN_FILES: u64 = 1 << 20;
 const FAILED: u8 = 1;
 const BAD_ARGUMENTS: u8 = 2;
 const VOID: u8 = 3;

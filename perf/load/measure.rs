@@ -233,7 +233,7 @@ pub(crate) struct Effort {
     pub(crate) waited: Duration,
     /// All of it.
     pub(crate) wall: Duration,
-    /// The largest share that a single thread was on a CPU, in thousandths.
+    /// The largest share that a single thread was busy, on a CPU or waiting for one, in thousandths.
     pub(crate) busiest: u32,
 }
 
@@ -248,7 +248,7 @@ impl Effort {
     /// What a thread did between two accounts.
     pub(crate) fn between(before: (Duration, Duration), after: (Duration, Duration), wall: Duration) -> Self {
         let (ran, waited) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
-        let busiest = ran.as_millis() * 1000 / wall.as_millis().max(1);
+        let busiest = (ran + waited).as_micros() * 1000 / wall.as_micros().max(1);
         Self { ran, waited, wall, busiest: u32::try_from(busiest).unwrap_or(u32::MAX) }
     }
 

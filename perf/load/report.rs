@@ -21,7 +21,7 @@ pub(crate) enum Verdict {
     KeptUp,
     /// Messages were sent late although a connection was free: by so much, for one in a hundred.
     Late(Duration),
-    /// A thread was on its CPU nearly all the time: this share of it, in percent.
+    /// A thread had something to do nearly all the time, so the server waited for it: this share, in percent.
     Saturated(f64),
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Verdict {
             ),
             Self::Saturated(percent) => write!(
                 f,
-                "VOID: a thread was on its CPU for {percent:.0}% of the time, so the generator was the limit; raise --threads, or say --calibrate if that is what you measure"
+                "VOID: a thread was busy, or waiting for a CPU, for {percent:.0}% of the time, so the generator was the limit; raise --threads, give it CPUs of its own (--cpus), or say --calibrate if it is what you measure"
             ),
         }
     }
@@ -306,7 +306,7 @@ impl fmt::Display for Time {
 
 const PERCENTILES: [(&str, f64); 6] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999), ("p99.999", 0.99999)];
-/// A thread that is on its CPU for more of the time cannot be trusted to have been waiting for the server.
+/// A thread that is busy for more of the time cannot be trusted to have been waiting for the server.
 const SATURATED_PERCENT: f64 = 95.0;
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! of run and message number. Never asks whether a server knows these users.
 #![forbid(unsafe_code)]
 
-use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -181,15 +180,6 @@ impl FromStr for Popularity {
     }
 }
 
-impl fmt::Display for Popularity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uniform => f.write_str("uniform"),
-            Self::Zipf(exponent) => write!(f, "zipf:{exponent}"),
-        }
-    }
-}
-
 /// Chooses the recipients of each message.
 #[derive(Debug)]
 pub(crate) struct Choice {
@@ -202,11 +192,9 @@ impl Choice {
     /// So many `recipients` a message, all of them different users.
     pub(crate) fn new(users: &Users, popularity: Popularity, recipients: usize) -> Result<Self, String> {
         let count = users.count();
-        // Zipf finds the unpopular ones by trying, so it needs some room.
-        let most = if popularity == Popularity::Uniform { count } else { count.div_ceil(2) };
-        if recipients as u64 > most {
+        if recipients as u64 > count {
             return Err(format!(
-                "{recipients} recipients a message need more users than {count} ({popularity}): lower --recipients, or name more with --users"
+                "{recipients} recipients a message need more users than {count}: lower --recipients, or name more with --users"
             ));
         }
         let zipf = match popularity {
@@ -225,16 +213,22 @@ impl Choice {
     pub(crate) fn choose(&self, mut random: Random, into: &mut Vec<u64>) {
         into.clear();
         while into.len() < self.recipients {
-            let index = match &self.zipf {
+            let mut draw = || match &self.zipf {
                 None => random.below(self.count),
                 Some(zipf) => zipf.draw(&mut random) - 1,
             };
-            if !into.contains(&index) {
-                into.push(index);
-            }
+            // The unpopular may take for ever to be drawn: after some attempts the next one will do.
+            let drawn = (0..DRAWS_MAX).map(|_| draw()).find(|index| !into.contains(index));
+            let next = || {
+                let start = draw();
+                (0..self.count).map(|step| (start + step) % self.count).find(|index| !into.contains(index))
+            };
+            into.push(drawn.or_else(next).expect("more users than recipients"));
         }
     }
 }
+
+const DRAWS_MAX: u32 = 32;
 
 #[cfg(test)]
 mod tests {
@@ -290,6 +284,11 @@ mod tests {
             assert_eq!(again.len(), 10);
         }
         assert!(Choice::new(&users, Popularity::Uniform, 21).unwrap_err().contains("--recipients"));
-        assert!(Choice::new(&users, Popularity::Zipf(1.0), 11).is_err());
+        // As steep as it may be, and everybody has to get it.
+        let choice = Choice::new(&users, Popularity::Zipf(10.0), 20).unwrap();
+        let mut all = Vec::new();
+        choice.choose(Random::new(4, 4), &mut all);
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..20));
     }
 }
