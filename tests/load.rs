@@ -91,11 +91,14 @@ fn every_message_that_the_server_acknowledged_is_found_whole() {
 }
 
 #[test]
-fn messages_that_are_stored_with_lf_are_whole_too() {
+fn messages_of_a_corpus_that_are_stored_with_lf_are_whole_too() {
     let place = Place::new();
     let _server = place.server_with(5, "line_endings = \"lf\"");
+    fs::create_dir(place.path("corpus")).unwrap();
+    fs::write(place.path("corpus/1"), "Subject: dots\n\n.\n..\n.x\n").unwrap();
+    fs::write(place.path("corpus/2"), "Subject: no line end\r\n\r\nat the end").unwrap();
     let to = ["--to", "unix:lmtp", "--users", "file:addresses", "--messages", "50", "--calibrate"];
-    let run = place.load(&[&to[..], &["--verify", "mail"]].concat());
+    let run = place.load(&[&to[..], &["--size", "corpus:corpus", "--verify", "mail"]].concat());
     let text = String::from_utf8(run.stdout).unwrap();
     assert!(text.contains("all 50 acknowledged copies are there, once and whole"), "{text}");
 }

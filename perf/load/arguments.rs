@@ -114,11 +114,11 @@ pub(crate) struct Arguments {
     lateness_max: Duration,
 
     /// The generator itself is what is measured, so being its own limit does not make the run void
-    #[arg(long, requires = "to")]
+    #[arg(long, conflicts_with = "sink")]
     calibrate: bool,
 
     /// Walk the Maildirs below DIR afterwards: every acknowledged message must be there once and whole; may be repeated
-    #[arg(long, value_name = "DIR", requires = "to")]
+    #[arg(long, value_name = "DIR", conflicts_with = "sink")]
     pub(crate) verify: Vec<PathBuf>,
 
     /// The report as JSON on standard output, in place of the text
@@ -126,11 +126,11 @@ pub(crate) struct Arguments {
     pub(crate) json: bool,
 
     /// Write the transactions of every fifth of a second as an HdrHistogram log, tagged by server
-    #[arg(long, value_name = "FILE", requires = "to")]
+    #[arg(long, value_name = "FILE", conflicts_with = "sink")]
     pub(crate) hgrm: Option<PathBuf>,
 
     /// Draw latency by percentile, and rate and p99 over time
-    #[arg(long, value_name = "FILE.svg", requires = "to")]
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "sink")]
     pub(crate) plot: Option<PathBuf>,
 
     /// What tells the messages of this run from others; the same number gives the same messages [default: random]
@@ -138,15 +138,15 @@ pub(crate) struct Arguments {
     pub(crate) run_id: Option<RunId>,
 
     /// Sink: wait so long before the reply to each message
-    #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "sink")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "to")]
     pub(crate) delay: Option<Duration>,
 
     /// Sink: reply to nobody for a while, once, so long after the first connection; as in 2s:500ms
-    #[arg(long, value_name = "AFTER:TIME", requires = "sink")]
+    #[arg(long, value_name = "AFTER:TIME", conflicts_with = "to")]
     pub(crate) stall: Option<Stall>,
 
     /// Sink: refuse every n-th of something, as in rcpt:550:10; also mail, data, end, and drop:N (close); may be repeated
-    #[arg(long, value_name = "WHAT:CODE:N", requires = "sink")]
+    #[arg(long, value_name = "WHAT:CODE:N", conflicts_with = "to")]
     pub(crate) fail: Vec<Failure>,
 }
 
