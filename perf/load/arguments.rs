@@ -35,118 +35,118 @@ pub(crate) struct Arguments {
     pub(crate) sink: Option<Target>,
 
     /// Connections to a server, all open from the start on
-    #[arg(long, short = 'c', value_name = "COUNT", default_value = "20", value_parser = positive)]
+    #[arg(long, short = 'c', value_name = "COUNT", default_value = "20", value_parser = positive, help_heading = LOAD)]
     connections: usize,
 
     /// Measured messages in a round [default: 10000, unless --duration is given]
-    #[arg(long, short = 'm', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "duration")]
+    #[arg(long, short = 'm', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "duration", help_heading = LOAD)]
     messages: Option<u64>,
 
     /// How long a round measures, as in 30s, 500ms or 5m
-    #[arg(long, short = 'd', value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, short = 'd', value_name = "TIME", value_parser = parse_time, help_heading = LOAD)]
     duration: Option<Duration>,
 
     /// Open loop: so many messages a second, whatever the server does; latency counts from the scheduled time
     ///
     /// Without it every connection sends the next message as soon as the last one is answered: good for the highest rate,
     /// but a server that stalls then gets fewer messages while it does, and its latencies look better than its users find.
-    #[arg(long, short = 'r', value_name = "PER-SECOND", value_parser = parse_rate)]
+    #[arg(long, short = 'r', value_name = "PER-SECOND", value_parser = parse_rate, help_heading = LOAD)]
     rate: Option<f64>,
 
     /// How messages of an open loop are spread
-    #[arg(long, value_enum, default_value = "poisson", requires = "rate")]
+    #[arg(long, value_enum, default_value = "poisson", requires = "rate", help_heading = LOAD)]
     arrivals: Arrivals,
 
     /// How many commands are sent at once
-    #[arg(long, value_enum, default_value = "postfix")]
+    #[arg(long, value_enum, default_value = "postfix", help_heading = LOAD)]
     pipeline: Pipeline,
 
     /// Recipients of each message, all different
-    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = MAIL)]
     pub(crate) recipients: u16,
 
     /// Who gets the mail: file:PATH (an address a line), table:PATH (of "posthaste users build"), or a pattern
-    #[arg(long, value_name = "SOURCE", default_value = "user{1..1000}@example.test")]
+    #[arg(long, value_name = "SOURCE", default_value = "user{1..1000}@example.test", help_heading = MAIL)]
     pub(crate) users: UserSource,
 
     /// How the users are chosen: uniform, zipf or zipf:EXPONENT (the first user is the most popular)
-    #[arg(long, value_name = "LAW", default_value = "uniform")]
+    #[arg(long, value_name = "LAW", default_value = "uniform", help_heading = MAIL)]
     pub(crate) popularity: Popularity,
 
     /// The sender of all messages
-    #[arg(long, value_name = "ADDRESS", default_value = "load@example.org", value_parser = parse_sender)]
+    #[arg(long, value_name = "ADDRESS", default_value = "load@example.org", value_parser = parse_sender, help_heading = MAIL)]
     pub(crate) sender: String,
 
     /// Size of the messages: as in 4KiB, mix:FILE (mix:isp and mix:fixed-4k are shipped) or corpus:DIR (a message a file)
-    #[arg(long, value_name = "SIZE", default_value = "4KiB")]
+    #[arg(long, value_name = "SIZE", default_value = "4KiB", help_heading = MAIL)]
     pub(crate) size: SizeSource,
 
     /// What is sent before the measurement, in every round, and is in no figure
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time_or_none)]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time_or_none, help_heading = LOAD)]
     warm_up: Duration,
 
     /// Rounds for each server; with several servers they alternate
-    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(1..), help_heading = LOAD)]
     rounds: u32,
 
     /// Threads of the generator, each with its own ring
-    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = positive)]
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = positive, help_heading = GENERATOR)]
     threads: usize,
 
     /// CPUs to keep the threads on, in turn, as in 0 or 0,2
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = GENERATOR)]
     pub(crate) cpus: Vec<usize>,
 
     /// How long a reply may take before the connection is given up
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_time, help_heading = LOAD)]
     timeout: Duration,
 
     /// How long the end of a round waits for what has begun or is due
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time, help_heading = LOAD)]
     drain: Duration,
 
     /// How often in a row a connection is tried again before it is given up
-    #[arg(long, value_name = "COUNT", default_value = "5")]
+    #[arg(long, value_name = "COUNT", default_value = "5", help_heading = LOAD)]
     retries: u32,
 
     /// An open loop is void if the generator itself was later than this for one message in a hundred
-    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = parse_time, help_heading = GENERATOR)]
     lateness_max: Duration,
 
     /// The generator itself is what is measured, so being its own limit does not make the run void
-    #[arg(long, conflicts_with = "sink")]
+    #[arg(long, conflicts_with = "sink", help_heading = GENERATOR)]
     calibrate: bool,
 
     /// Walk the Maildirs below DIR afterwards: every acknowledged message must be there once and whole; may be repeated
-    #[arg(long, value_name = "DIR", conflicts_with = "sink")]
+    #[arg(long, value_name = "DIR", conflicts_with = "sink", help_heading = RESULT)]
     pub(crate) verify: Vec<PathBuf>,
 
     /// The report as JSON on standard output, in place of the text
-    #[arg(long)]
+    #[arg(long, help_heading = RESULT)]
     pub(crate) json: bool,
 
     /// Write the transactions of every fifth of a second as an HdrHistogram log, tagged by server
-    #[arg(long, value_name = "FILE", conflicts_with = "sink")]
+    #[arg(long, value_name = "FILE", conflicts_with = "sink", help_heading = RESULT)]
     pub(crate) hgrm: Option<PathBuf>,
 
     /// Draw latency by percentile, and rate and p99 over time
-    #[arg(long, value_name = "FILE.svg", conflicts_with = "sink")]
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "sink", help_heading = RESULT)]
     pub(crate) plot: Option<PathBuf>,
 
     /// What tells the messages of this run from others; the same number gives the same messages [default: random]
-    #[arg(long, value_name = "HEX", value_parser = parse_run)]
+    #[arg(long, value_name = "HEX", value_parser = parse_run, help_heading = MAIL)]
     pub(crate) run_id: Option<RunId>,
 
-    /// Sink: wait so long before the reply to each message
-    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "to")]
+    /// Wait so long before the reply to each message
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "to", help_heading = SINK)]
     pub(crate) delay: Option<Duration>,
 
-    /// Sink: reply to nobody for a while, once, so long after the first connection; as in 2s:500ms
-    #[arg(long, value_name = "AFTER:TIME", conflicts_with = "to")]
+    /// Reply to nobody for a while, once, so long after the first connection; as in 2s:500ms
+    #[arg(long, value_name = "AFTER:TIME", conflicts_with = "to", help_heading = SINK)]
     pub(crate) stall: Option<Stall>,
 
-    /// Sink: refuse every n-th of something, as in rcpt:550:10; also mail, data, end, and drop:N (close); may be repeated
-    #[arg(long, value_name = "WHAT:CODE:N", conflicts_with = "to")]
+    /// Refuse every n-th of something, as in rcpt:550:10; also mail, data, end, and drop:N (close); may be repeated
+    #[arg(long, value_name = "WHAT:CODE:N", conflicts_with = "to", help_heading = SINK)]
     pub(crate) fail: Vec<Failure>,
 }
 
@@ -229,6 +229,12 @@ const MESSAGES: u64 = 10_000;
 const SIZE_MAX: u64 = 1 << 30;
 const DAYS_MAX: f64 = 30.0;
 const COUNT_MAX: usize = 100_000;
+
+const LOAD: &str = "How it is sent";
+const MAIL: &str = "What is sent, and to whom";
+const GENERATOR: &str = "The generator itself";
+const RESULT: &str = "What comes of it";
+const SINK: &str = "The sink";
 
 const EXAMPLES: &str = "Examples:
   Highest rate, 16 connections, 4 KiB messages, and a look whether all are there:

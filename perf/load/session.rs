@@ -391,3 +391,91 @@ const OUTPUT_BYTES: usize = 8 * 1024;
 const LAST_WRITE_BYTES: usize = 64 * 1024;
 /// More than this without the end of a line is no reply.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::RunId;
+    use crate::users::{Choice, Popularity, UserSource, Users};
+    use std::io::{Read as _, Write as _};
+
+    /// Sends one message with two recipients to a server that knows its replies by heart: one for each time that
+    /// something comes. What came each time, what the client noted, and how it ended.
+    fn dialogue(replies: &'static [&'static str]) -> (Vec<String>, Result<Vec<(Step, u16)>, String>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lmtp");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut came, mut buffer) = (Vec::new(), [0; 8192]);
+            for reply in replies {
+                stream.write_all(reply.as_bytes()).unwrap();
+                let length = stream.read(&mut buffer).unwrap();
+                came.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+            }
+            came
+        });
+        let users = Users::load(&"u{1..2}@x".parse::<UserSource>().unwrap()).unwrap();
+        let choice = Choice::new(&users, Popularity::Uniform, 2).unwrap();
+        let workload =
+            Workload::new(RunId(1), "s@x".into(), users, choice, &"1000".parse().unwrap()).unwrap();
+        let ended = tokio_uring::start(async {
+            let endpoint = Endpoint::Unix(path);
+            let mut session = Session::open(&endpoint, &Rc::default(), |_| ()).await?;
+            session.send(&workload, workload.message(0), Pipeline::Postfix).await?;
+            Ok(session.record().refused.iter().map(|(step, reply)| (*step, reply.code)).collect())
+        });
+        (server.join().unwrap(), ended.map_err(|fault: Fault| fault.to_string()))
+    }
+
+    #[test]
+    fn the_envelope_goes_in_one_write_and_the_message_in_the_next() {
+        let (came, ended) =
+            dialogue(&["220 x\r\n", OFFER, "250 a\r\n250 b\r\n250 c\r\n354 d\r\n", "250 e\r\n250 f\r\n"]);
+        assert_eq!(ended, Ok(Vec::new()));
+        assert_eq!(came.len(), 4);
+        assert_eq!(
+            came[1].lines().map(|line| &line[..4]).collect::<Vec<_>>(),
+            ["MAIL", "RCPT", "RCPT", "DATA"]
+        );
+        assert!(came[2].starts_with("X-Posthaste-Load: ") && came[2].ends_with("\r\n.\r\n"), "{}", came[2]);
+    }
+
+    #[test]
+    fn a_server_that_offers_no_pipelining_gets_one_command_at_a_time() {
+        let replies = &[
+            "220 x\r\n",
+            "250 x\r\n",
+            "250 a\r\n",
+            "250 b\r\n",
+            "250 c\r\n",
+            "354 d\r\n",
+            "250 e\r\n250 f\r\n",
+        ];
+        let (came, ended) = dialogue(replies);
+        assert_eq!(ended, Ok(Vec::new()));
+        let verbs: Vec<&str> = came.iter().map(|packet| packet.get(..4).unwrap_or_default()).collect();
+        assert_eq!(verbs, ["LHLO", "MAIL", "RCPT", "RCPT", "DATA", "X-Po", ""]);
+    }
+
+    #[test]
+    fn a_message_that_nobody_wants_is_not_sent() {
+        let (came, ended) =
+            dialogue(&["220 x\r\n", OFFER, "250 a\r\n550 b\r\n551 c\r\n503 d\r\n", "250 e\r\n"]);
+        // That DATA was refused as well says nothing new.
+        assert_eq!(ended, Ok(vec![(Step::Rcpt, 550), (Step::Rcpt, 551)]));
+        assert_eq!(came[2], "RSET\r\n");
+    }
+
+    #[test]
+    fn a_server_that_leaves_ends_the_session() {
+        let (_, ended) = dialogue(&["220 x\r\n", OFFER, "250 a\r\n250 b\r\n421 4.3.2 leaving\r\n"]);
+        assert_eq!(ended, Err("421 4.3.2 leaving".into()));
+        let (_, ended) = dialogue(&["554 5.3.2 not today\r\n"]);
+        assert_eq!(ended, Err("554 5.3.2 not today".into()));
+        let (_, ended) = dialogue(&["HTTP/1.1 400 Bad Request\r\n"]);
+        assert_eq!(ended, Err("not an LMTP reply: \"HTTP/1.1 400 Bad Request\"".into()));
+    }
+
+    const OFFER: &str = "250-x\r\n250-8BITMIME\r\n250 pipelining\r\n";
+}
