@@ -125,7 +125,7 @@ mod tests {
             (sum, count) = (sum << 6 | six, count + 6);
             if count >= 8 {
                 count -= 8;
-                out.push((sum >> count & 255) as u8);
+                out.push((sum >> count).to_le_bytes()[0]);
             }
         }
         out

@@ -399,9 +399,12 @@ mod tests {
     use crate::users::{Choice, Popularity, UserSource, Users};
     use std::io::{Read as _, Write as _};
 
+    /// What the client noted, or what ended the session.
+    type Ended = Result<Vec<(Step, u16)>, String>;
+
     /// Sends one message with two recipients to a server that knows its replies by heart: one for each time that
     /// something comes. What came each time, what the client noted, and how it ended.
-    fn dialogue(replies: &'static [&'static str]) -> (Vec<String>, Result<Vec<(Step, u16)>, String>) {
+    fn dialogue(replies: &'static [&'static str]) -> (Vec<String>, Ended) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lmtp");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
