@@ -187,8 +187,7 @@ mod tests {
             [(4, 0.4917), (8, 0.676), (16, 0.7958), (64, 0.9047), (256, 0.9574), (1024, 0.9849)]
         {
             let below = sizes.iter().filter(|size| **size < kibibytes * 1024).count() as f64 / 1e5;
-            // The bounds shift it a little: a tenth of the messages would be smaller than min.
-            assert!((below - share).abs() < 0.05, "{kibibytes} KiB: {below}, published {share}");
+            assert!((below - share).abs() < 0.01, "{kibibytes} KiB: {below}, published {share}");
         }
         assert!(sizes.iter().all(|size| (900..=4 << 20).contains(size)));
     }
