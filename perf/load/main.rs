@@ -2,7 +2,7 @@
 //!
 //! Arguments to exit code. In the order of a run: [`arguments`] become a [`plan`] and a workload ([`message`], [`mix`],
 //! [`users`]); [`run`] gives rounds to threads ([`worker`]), whose connections ([`session`]) send when it is time
-//! ([`schedule`]); what they [`measure`] ends in [`report`], [`plot`] and [`histogram_log`], and [`verify`] looks into the
+//! ([`schedule`]); what they [`measure`] ends in [`report`], [`plot`] and [`histogram_log`], and [`mod@verify`] looks into the
 //! mailboxes. [`sink`] is the other end.
 #![forbid(unsafe_code)]
 
