@@ -136,12 +136,13 @@ pub const SIZE_DIGITS_MAX: usize = 20;
 pub const REPLY_LINE_BYTES_MAX: usize = 512;
 
 /// Longest piece of a client's own text that a reply repeats. `550 5.1.1 <a> User doesn't exist: a`
-/// repeats an address twice, and 230 is the most that lets both copies fit a line.
+/// repeats an address twice (and 5.1.2 its domain), and 230 is the most that lets both copies fit a line.
 pub const REPLY_ECHO_BYTES_MAX: usize = 230;
 
 /// Longest name a client may give in LHLO and still see it in the trace header (RFC 5321 section 4.5.3.1.2).
 pub const CLIENT_NAME_BYTES_MAX: usize = 255;
 
 const _: () = assert!(COMMAND_LINE_KEPT_BYTES_MAX < COMMAND_LINE_BYTES_MAX);
-const _: () =
-    assert!("550 5.1.1 <> User doesn't exist: \r\n".len() + 2 * REPLY_ECHO_BYTES_MAX <= REPLY_LINE_BYTES_MAX);
+const _: () = assert!(
+    "550 5.1.2 <> Domain doesn't exist: \r\n".len() + 2 * REPLY_ECHO_BYTES_MAX <= REPLY_LINE_BYTES_MAX
+);

@@ -226,6 +226,7 @@ fn settings(config: &Config, delivery_files: usize) -> maildir::Settings {
     maildir::Settings {
         durability: Durability::None,
         create: config.maildir.create,
+        create_folder: config.maildir.create_folder,
         root: config.maildir.root.clone(),
         host: config.hostname.clone(),
         open_files_max: delivery_files / 2,

@@ -27,6 +27,7 @@ use crate::ring::uring::{self, Setup, SetupError, Uring};
 use crate::ring::{Fd, SyncThreads};
 use crate::serve::accept::{self, Inbox, Message, Outbox};
 use crate::serve::checkpoint;
+use crate::serve::envelope::Terms;
 use crate::serve::worker::{Address, Loads, Seat, Settings, Worker};
 use crate::sys::{boot, cpu, limit};
 use crate::users::key::Rules;
@@ -414,9 +415,15 @@ pub fn settings(config: &Config, allowance: &limit::Allowance) -> Settings {
         message_bytes_max: config.limits.message_size,
         postmaster: Address { local: local.to_owned(), domain: domain.to_owned() },
         rules: Rules::new(&config.users.recipient_delimiter, &config.users.local_domains),
+        terms: Terms {
+            detail_to_folder: config.maildir.detail_to_folder,
+            deliveries_max: config.limits.recipients,
+        },
+        unknown_domain: config.users.unknown_domain,
         maildir: maildir::Settings {
             durability: config.maildir.durability,
             create: config.maildir.create,
+            create_folder: config.maildir.create_folder,
             root: config.maildir.root.clone(),
             host: config.hostname.clone(),
             // Each delivery has its file and its directory open.

@@ -31,6 +31,9 @@
 //!
 //! A recipient's file has exactly these bytes: the trace headers, then the payload.
 //!
+//! **Folders.** The path for mail to a folder of a Maildir is that of the Maildir, two slashes, and the folder's
+//! directory. Elsewhere in a path no two slashes stand beside each other.
+//!
 //! **Batches.** A batch is what one durable write carries. It begins at a multiple of 4096, its records follow
 //! each other, the last has bit 0 of the flags set and is followed by zeroes to the next multiple of 4096. So a
 //! block that holds acknowledged bytes is never written again.

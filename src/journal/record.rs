@@ -19,7 +19,7 @@ pub struct Recipient<'r> {
     pub owner: Owner,
     /// The user's home, absolute, where there is one.
     pub home: Option<&'r str>,
-    /// The Maildir, absolute.
+    /// The Maildir, absolute, or two slashes behind it a folder of its.
     pub path: &'r str,
     /// The file's name in `new/`.
     pub name: &'r str,

@@ -199,6 +199,23 @@ pub fn user_unknown(address: &str) -> Reply {
     recipient(550, Enhanced(5, 1, 1), address, format_args!("User doesn't exist: {user}"))
 }
 
+/// RCPT for an address in a domain in which nobody has a mailbox; for sites that want it told from
+/// [`user_unknown`].
+#[must_use]
+pub fn domain_unknown(address: &str, domain: &str) -> Reply {
+    let domain = echo(domain);
+    recipient(550, Enhanced(5, 1, 2), address, format_args!("Domain doesn't exist: {domain}"))
+}
+
+/// What an address in a domain without users is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownDomain {
+    /// That there is no such domain: 5.1.2.
+    NoDomain,
+    /// That there is no such user, as in other domains: 5.1.1.
+    NoUser,
+}
+
 /// Something of ours failed; the client shall try again.
 #[must_use]
 pub fn temporary_failure(address: &str) -> Reply {
@@ -276,6 +293,17 @@ mod tests {
             wire(&user_unknown("nobody@example.net")),
             "550 5.1.1 <nobody@example.net> User doesn't exist: nobody@example.net\r\n"
         );
+    }
+
+    #[test]
+    fn an_unknown_domain_is_told_in_the_manner_of_an_unknown_user() {
+        assert_eq!(
+            wire(&domain_unknown("alice@elsewhere.example", "elsewhere.example")),
+            "550 5.1.2 <alice@elsewhere.example> Domain doesn't exist: elsewhere.example\r\n"
+        );
+        let reply = wire(&domain_unknown(&"x".repeat(4000), &"y".repeat(4000)));
+        assert!(reply.len() <= REPLY_LINE_BYTES_MAX && reply.contains("x> Domain doesn't exist: y"));
+        assert_eq!(wire(&domain_unknown("a", "b\r\n250 2.0.0 OK")).matches('\n').count(), 1);
     }
 
     #[test]

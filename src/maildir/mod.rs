@@ -7,12 +7,14 @@
 //! sync that somebody else causes could commit the name alone, and a power cut would leave an empty file
 //! in a reader's inbox.
 //!
-//! Recovery looks at what stands in a mailbox already: [`stored`].
+//! Recovery looks at what stands in a mailbox already: [`stored`]. Which folder of a Maildir mail is for says
+//! [`folder`].
 //!
 //! The module knows no LMTP, no user table and no configuration file. A step that fails becomes a
 //! [`Fault`]; what the client is told about it is decided elsewhere.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -26,9 +28,11 @@ use crate::ring::{Approach, Bytes, Done, Fd, Op, Owner};
 
 pub mod draft;
 pub mod file_system;
+pub mod folder;
 pub mod name;
 pub mod place;
 pub mod stored;
+mod subscriptions;
 
 pub use draft::Draft;
 pub use file_system::FileSystem;
@@ -59,6 +63,8 @@ pub struct Settings {
     pub durability: Durability,
     /// Make a Maildir that is missing, with the parents it needs.
     pub create: bool,
+    /// Make a folder that is missing, in a Maildir that is there or may be made.
+    pub create_folder: bool,
     /// A directory that no mailbox may lie outside of.
     pub root: Option<PathBuf>,
     /// The host part of file names.
@@ -67,15 +73,28 @@ pub struct Settings {
     pub open_files_max: usize,
 }
 
-/// One mailbox, as the user table knows it.
+/// One mailbox: a Maildir, as the user table knows it, or a folder of one.
 #[derive(Clone, Copy, Debug)]
 pub struct Mailbox<'a> {
     /// The user's home, absolute, where there is one.
     pub home: Option<&'a str>,
     /// The Maildir, absolute.
     pub path: &'a str,
+    /// The directory of the folder that mail is for, where there is such a folder: else it is for the inbox.
+    pub folder: Option<&'a str>,
     /// Who owns what is created.
     pub owner: Owner,
+}
+
+impl<'a> Mailbox<'a> {
+    /// Where `new/` is.
+    #[must_use]
+    pub fn directory(&self) -> Cow<'a, str> {
+        match self.folder {
+            Some(folder) => Cow::Owned(format!("{}/{folder}", self.path)),
+            None => Cow::Borrowed(self.path),
+        }
+    }
 }
 
 /// The mail store of one worker: settings, and what was learnt on the way.
@@ -116,12 +135,6 @@ impl Store {
     #[must_use]
     pub fn exec(&self) -> &Rc<Exec> {
         &self.exec
-    }
-
-    /// Whether a mailbox that is missing is made.
-    #[must_use]
-    pub fn creates(&self) -> bool {
-        self.settings.create
     }
 
     /// A name for a file of these sizes that nobody else has.

@@ -8,13 +8,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
-use rustix::io::Errno;
-
 use super::file::{Desk, Listed, Wanted};
 use crate::exec::join_all;
 use crate::journal::{End, Segment};
 use crate::limits;
-use crate::maildir::{Fault, FileSystem, Mailbox, Place, Step, Store};
+use crate::maildir::{Fault, FileSystem, Mailbox, Place, Store, folder};
 
 pub use super::file::Done;
 
@@ -76,7 +74,7 @@ pub struct Failure {
     pub sequence: u64,
     /// Which of its recipients.
     pub recipient: usize,
-    /// The Maildir.
+    /// The Maildir, or the folder.
     pub path: String,
     /// The file's name.
     pub name: String,
@@ -87,7 +85,7 @@ pub struct Failure {
 /// What would be done for a recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action {
-    /// The Maildir.
+    /// The Maildir, or the folder.
     pub path: String,
     /// The file's name.
     pub name: String,
@@ -176,8 +174,10 @@ fn sort<'s>(segment: &Segment<'s>) -> (Vec<Shelf<'s>>, Counts, End) {
                 Entry::Occupied(place) => shelves[*place.get()].files.push(wanted),
                 Entry::Vacant(place) => {
                     place.insert(shelves.len());
-                    let (home, path, owner) = (recipient.home, recipient.path, recipient.owner);
-                    shelves.push(Shelf { mailbox: Mailbox { home, path, owner }, files: vec![wanted] });
+                    let (path, folder) = folder::apart(recipient.path);
+                    let (home, owner) = (recipient.home, recipient.owner);
+                    let mailbox = Mailbox { home, path, folder, owner };
+                    shelves.push(Shelf { mailbox, files: vec![wanted] });
                 }
             }
         }
@@ -218,7 +218,7 @@ impl Run<'_, '_> {
                 Ok(None) => Ok(Done::Written),
                 Err(fault) => Err(*fault),
             };
-            self.note(chunk.mailbox.path, wanted, done);
+            self.note(&chunk.mailbox.directory(), wanted, done);
         }
         // Time for others, where all of this was done without waiting.
         self.store.exec().give_way().await;
@@ -227,12 +227,7 @@ impl Run<'_, '_> {
     /// Opens the mailbox; nothing where it would have to be made and must not be.
     async fn open(&self, mailbox: Mailbox<'_>) -> Result<Option<Place>, Fault> {
         if self.mode == Mode::Look {
-            return match Place::existing(self.store, mailbox).await {
-                Err(Fault { step: Step::OpenMailbox, errno: Errno::NOENT }) if self.store.creates() => {
-                    Ok(None)
-                }
-                found => found.map(Some),
-            };
+            return Place::existing(self.store, mailbox).await;
         }
         let place = Place::find(self.store, mailbox).await?;
         let device = place.device(self.store);

@@ -92,6 +92,7 @@ fn settings() -> Settings {
     Settings {
         durability: Durability::None,
         create: true,
+        create_folder: false,
         root: None,
         host: "mx".into(),
         open_files_max: 100,

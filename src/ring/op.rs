@@ -216,6 +216,9 @@ pub enum How {
     ReadOnly,
     /// An existing file at or beneath `at`, by the same rules, for reading and for writing in place.
     ReadWrite,
+    /// An existing file at or beneath `at`, by the same rules, for reading and for writing behind its end: whatever
+    /// offset a write names (`O_APPEND`).
+    Append,
 }
 
 /// One of the pieces that a durable write gathers.

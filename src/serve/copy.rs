@@ -95,7 +95,7 @@ impl Copy {
     /// vanishes by itself if nothing comes of it. Whatever speaks against it is found again, and told, when the
     /// message is there.
     pub async fn open_early(store: &Store, target: Target<'_>, head: Vec<u8>) -> Option<Self> {
-        let place = Place::existing(store, target.mailbox).await.ok()?;
+        let place = Place::existing(store, target.mailbox).await.ok()??;
         let draft = Draft::create_unnamed(store, &place).await.ok()??;
         Some(Self {
             members: vec![(target.index, place)],
@@ -248,7 +248,7 @@ async fn publish_one(
     outcomes: &Outcomes,
 ) {
     let outcome = match draft.publish(store, place, sizes).await {
-        Ok(name) => Outcome::Saved { file: format!("{}/new/{name}", place.path) },
+        Ok(name) => Outcome::Saved { file: format!("{}/new/{name}", place.directory()) },
         Err(fault) => Outcome::Failed(fault),
     };
     outcomes.set(index, outcome);
@@ -265,7 +265,7 @@ async fn name_one(
     outcomes: &Outcomes,
 ) {
     let outcome = match draft.publish_recorded(store, place, name, sizes).await {
-        Ok(name) => Outcome::Saved { file: format!("{}/new/{name}", place.path) },
+        Ok(name) => Outcome::Saved { file: format!("{}/new/{name}", place.directory()) },
         Err(fault) => Outcome::Failed(fault),
     };
     outcomes.set(index, outcome);

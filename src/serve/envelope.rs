@@ -10,7 +10,7 @@ use bumpalo::Bump;
 use bumpalo::collections::Vec as ArenaVec;
 
 use crate::journal::Approach;
-use crate::maildir::Mailbox;
+use crate::maildir::{Mailbox, folder};
 use crate::ring::{Owner, Peer, Time};
 use crate::users::{Found, Target};
 
@@ -34,6 +34,19 @@ pub struct Envelope<'a> {
     /// The mailboxes that get the message, each once, in the order in which recipients first led to them.
     pub deliveries: ArenaVec<'a, Delivery<'a>>,
 }
+
+/// What a site says about the recipients of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The detail of an address names a folder; else it means nothing.
+    pub detail_to_folder: bool,
+    /// Deliveries of one transaction. The first recipient may have more.
+    pub deliveries_max: usize,
+}
+
+/// A recipient with whom the transaction would have too many deliveries. He was not added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyDeliveries;
 
 /// Who is at the other end of the connection.
 #[derive(Clone, Copy, Debug)]
@@ -92,34 +105,48 @@ impl<'a> Envelope<'a> {
     }
 
     /// Adds a recipient that the user table knows.
-    pub fn add(&mut self, address: &str, found: &Found<'_>) {
+    ///
+    /// # Errors
+    /// An alias leads to more mailboxes than the transaction has room for. The recipient may come again in one of his
+    /// own: the first is always added.
+    pub fn add(&mut self, address: &str, found: &Found<'_>, terms: &Terms) -> Result<(), TooManyDeliveries> {
+        let others = found.targets().filter(|target| self.position(target).is_none()).count();
+        let is_first = self.recipients.is_empty();
+        if !is_first && self.deliveries.len() + others > terms.deliveries_max {
+            return Err(TooManyDeliveries);
+        }
         let address = &*self.arena.alloc_str(address);
         let mut deliveries = ArenaVec::new_in(self.arena);
         for target in found.targets() {
-            let index = self.delivery(address, target);
+            let index = self.position(target).unwrap_or_else(|| self.deliver_to(address, target, terms));
             // Two names for one mailbox in an alias are one delivery.
             if !deliveries.contains(&index) {
                 deliveries.push(index);
             }
         }
         self.recipients.push(Recipient { address, deliveries: deliveries.into_bump_slice() });
+        Ok(())
     }
 
-    /// The delivery to `target`, which is added if nobody led there before.
-    fn delivery(&mut self, address: &'a str, target: &Target<'_>) -> usize {
+    /// The delivery to `target`, if there is one.
+    fn position(&self, target: &Target<'_>) -> Option<usize> {
+        let mut deliveries = self.deliveries.iter();
+        deliveries.position(|other| other.user == target.user.address && other.detail == target.detail)
+    }
+
+    /// Adds a delivery to `target`.
+    fn deliver_to(&mut self, address: &'a str, target: &Target<'_>, terms: &Terms) -> usize {
         let Target { user, detail } = target;
-        let mut others = self.deliveries.iter();
-        if let Some(index) = others.position(|other| other.user == user.address && other.detail == *detail) {
-            return index;
-        }
         let owner = match (user.uid, user.gid) {
             (Some(uid), Some(gid)) => Owner::User { uid, gid },
             (Some(uid), None) => Owner::User { uid, gid: uid },
             (None, _) => Owner::Server,
         };
+        let folder = detail.filter(|_| terms.detail_to_folder).and_then(folder::directory_for);
         let mailbox = Mailbox {
             home: user.home.as_deref().map(|home| &*self.arena.alloc_str(home)),
             path: self.arena.alloc_str(&user.maildir()),
+            folder: folder.map(|folder| &*self.arena.alloc_str(&folder)),
             owner,
         };
         self.deliveries.push(Delivery {

@@ -15,7 +15,7 @@ use super::worker::Worker;
 use crate::exec::{Meanwhile, Permit, join_all};
 use crate::limits;
 use crate::mail::trace::Trace;
-use crate::maildir::{Fault, Step};
+use crate::maildir::{Fault, Step, folder};
 use crate::ring::{Bytes, Lease, Peer};
 
 /// One message and the files it is going to, once they are open.
@@ -232,7 +232,8 @@ impl<'w> Message<'w> {
                 let begun = early.and_then(|early| early.head(target.index));
                 let head = begun.unwrap_or_else(|| head(self.worker, envelope, recipient));
                 let sizes = self.body.sizes(HeadSize::of(&head));
-                Plan { target, head, sizes, name: self.worker.store.name(sizes) }
+                let path = folder::together(target.mailbox.path, target.mailbox.folder);
+                Plan { target, head, sizes, name: self.worker.store.name(sizes), path }
             })
             .collect();
         let Some(record) = record_of(journal, &plans, self.body.stored(), self.body.checksum()) else {

@@ -1,6 +1,7 @@
 //! Delivery by way of the journal: the files are written while the message goes on record, and named when it is.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -23,6 +24,8 @@ pub(super) struct Plan<'m> {
     pub(super) sizes: Sizes,
     /// Its name in `new/`.
     pub(super) name: String,
+    /// The path of the mailbox, as the journal has it.
+    pub(super) path: Cow<'m, str>,
 }
 
 /// A message that goes on record.
@@ -55,7 +58,7 @@ pub(super) fn record_of(
     let recipients = plans.iter().map(|plan| Recipient {
         owner: plan.target.mailbox.owner,
         home: plan.target.mailbox.home,
-        path: plan.target.mailbox.path,
+        path: &plan.path,
         name: &plan.name,
         trace: &plan.head,
     });

@@ -11,7 +11,7 @@ use bumpalo::Bump;
 
 use super::connection::{Connection, End, Input};
 use super::copy::Outcome;
-use super::envelope::{Client, Delivery, Envelope, Recipient};
+use super::envelope::{Client, Delivery, Envelope, Recipient, TooManyDeliveries};
 use super::message::Message;
 use super::verdict::verdict;
 use super::worker::{Address, Worker};
@@ -20,7 +20,7 @@ use crate::limits;
 use crate::lmtp::command::RcptTo;
 use crate::lmtp::data::Scanner;
 use crate::lmtp::line::{Line, LineReader};
-use crate::lmtp::replies;
+use crate::lmtp::replies::{self, UnknownDomain};
 use crate::lmtp::reply::{Enhanced, Reply};
 use crate::lmtp::session::{Action, Session as Protocol};
 use crate::ring::{Fd, Lease, Time};
@@ -257,12 +257,17 @@ impl Session<'_> {
             (&*given.local, given.domain)
         };
         match users::key::find(&table, local, domain, &self.worker.settings.rules) {
-            Ok(Answer::Found(found)) => {
-                envelope.add(given.text, &found);
-                self.protocol.rcpt_accepted();
-                replies::RECIPIENT_OK
+            Ok(Answer::Found(found)) => match envelope.add(given.text, &found, &self.worker.settings.terms) {
+                Ok(()) => {
+                    self.protocol.rcpt_accepted();
+                    replies::RECIPIENT_OK
+                }
+                Err(TooManyDeliveries) => replies::TOO_MANY_RECIPIENTS,
+            },
+            Ok(Answer::UnknownUser) => replies::user_unknown(given.text),
+            Ok(Answer::UnknownDomain) => {
+                unknown_domain(self.worker.settings.unknown_domain, given.text, domain)
             }
-            Ok(Answer::UnknownUser | Answer::UnknownDomain) => replies::user_unknown(given.text),
             Err(damage) => {
                 self.worker.log.line(format_args!(
                     "id={} to=<{}> status=deferred: the user table {} cannot be read: {damage}; build it again \
@@ -498,6 +503,14 @@ impl Session<'_> {
     }
 }
 
+/// The reply for an address in a domain that has no users.
+fn unknown_domain(wanted: UnknownDomain, address: &str, domain: Option<&str>) -> Reply {
+    match (wanted, domain) {
+        (UnknownDomain::NoDomain, Some(domain)) => replies::domain_unknown(address, domain),
+        (UnknownDomain::NoUser, _) | (_, None) => replies::user_unknown(address),
+    }
+}
+
 /// Answers for each recipient in the order of RCPT, each as soon as all before it are known.
 async fn answer(
     worker: &Worker,
@@ -572,7 +585,7 @@ fn verdict_on(
             let (class, subject, detail) = verdict.enhanced;
             let enhanced = Enhanced(class, subject, detail);
             let reply = replies::recipient(verdict.code, enhanced, address, verdict.text);
-            let mailbox = delivery.mailbox.path;
+            let mailbox = delivery.mailbox.directory();
             worker.log_fault(envelope, address, &reply, format_args!("{mailbox}: {fault}"), verdict.advice);
             reply
         }

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 
-use super::envelope::{Delivery, Envelope, Recipient};
+use super::envelope::{Delivery, Envelope, Recipient, Terms};
 use crate::exec::Exec;
 use crate::journal::Journal;
+use crate::lmtp::replies::UnknownDomain;
 use crate::lmtp::reply::Reply;
 use crate::lmtp::session::SessionLimits;
 use crate::mail::line_ends::LineEndings;
@@ -37,6 +38,10 @@ pub struct Settings {
     pub postmaster: Address,
     /// How addresses are looked up.
     pub rules: Rules,
+    /// What becomes of those that are found.
+    pub terms: Terms,
+    /// What is said of those in a domain that has no users.
+    pub unknown_domain: UnknownDomain,
     /// How Maildirs are kept.
     pub maildir: maildir::Settings,
     /// How lines are stored.

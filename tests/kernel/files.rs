@@ -47,6 +47,25 @@ fn durable_writes_overwrite_in_place_in_order_and_go_on_after_the_most_vectors_o
 }
 
 #[test]
+fn what_is_appended_goes_behind_the_end_that_others_have_moved() {
+    let ground = Ground::new();
+    let directory = ground.path("");
+    fs::write(directory.join("list"), b"one\n").expect("room");
+    on(ring(LinkBy::ProcPath), |exec| async move {
+        let at = open(&exec, &directory).await;
+        let mine = opened(&exec, existing(&at, "list", How::Append)).await;
+        let theirs = opened(&exec, existing(&at, "list", How::Append)).await;
+        for (file, line) in [(&theirs, &b"two\n"[..]), (&mine, b"three\n")] {
+            let (head, body) = (line.to_vec(), Rc::default());
+            let op = Op::Write { file: Rc::clone(file), head, body, skip: 0, offset: 4 };
+            let Ok(Done::Count(count)) = exec.run(op).await.result else { panic!("not written") };
+            assert_eq!(count, line.len());
+        }
+        assert_eq!(fs::read(directory.join("list")).expect("it is there"), b"one\ntwo\nthree\n");
+    });
+}
+
+#[test]
 fn a_read_fills_the_buffer_from_its_start_and_says_where_the_file_ends() {
     let ground = Ground::new();
     let directory = ground.path("");
@@ -80,7 +99,7 @@ fn an_existing_file_is_found_beneath_its_directory_only_and_keeps_nobody_waiting
     mknodat(CWD, directory.join("pipe"), FileType::Fifo, Mode::RWXU, 0).expect("room");
     on(ring(LinkBy::ProcPath), |exec| async move {
         let at = open(&exec, &directory).await;
-        for how in [How::ReadOnly, How::ReadWrite] {
+        for how in [How::ReadOnly, How::ReadWrite, How::Append] {
             let refusals = [
                 ("missing", Errno::NOENT),
                 ("link", Errno::LOOP),

@@ -100,7 +100,8 @@ fn deliver(way: LinkBy, home: &Path, owner: Owner) -> Result<String, Fault> {
     let (home, path) = (home.display().to_string(), home.join("Maildir").display().to_string());
     on(ring(way), |exec| async move {
         let store = store(exec);
-        let place = Place::find(&store, Mailbox { home: Some(&home), path: &path, owner }).await?;
+        let place =
+            Place::find(&store, Mailbox { home: Some(&home), path: &path, folder: None, owner }).await?;
         let mut draft = Draft::create(&store, &place, false).await?;
         let body = Rc::new(vec![Bytes::Static(b"\r\n"), Bytes::Static(b"body\r\n")]);
         draft.append(&store, b"Head: 1\r\n".to_vec(), &body).await?;
@@ -116,6 +117,7 @@ fn store(exec: Rc<Exec>) -> Store {
     let settings = Settings {
         durability: Durability::Fsync,
         create: true,
+        create_folder: false,
         root: None,
         host: "mx.example.test".to_owned(),
         open_files_max: 16,

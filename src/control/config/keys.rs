@@ -5,13 +5,15 @@
 pub const KEYS: &[(&str, &[&str])] = &[
     ("", &["hostname", "postmaster", "state_dir", "workers", "listen", "users", "maildir", "limits", "log"]),
     ("listen", &["lmtp", "mode", "user", "group"]),
-    ("users", &["table", "recipient_delimiter", "local_domains"]),
+    ("users", &["table", "recipient_delimiter", "local_domains", "unknown_domain"]),
     (
         "maildir",
         &[
             "durability",
             "line_endings",
             "create",
+            "detail_to_folder",
+            "create_folder",
             "single_instance",
             "root",
             "stream_above",

@@ -22,6 +22,7 @@ use std::time::Duration;
 pub use keys::KEYS;
 pub use report::{ConfigError, Problem};
 
+pub use crate::lmtp::replies::UnknownDomain;
 pub use crate::mail::line_ends::LineEndings;
 pub use crate::maildir::Durability;
 pub use crate::observe::log::LogDeliveries;
@@ -95,6 +96,8 @@ pub struct Users {
     pub recipient_delimiter: String,
     /// Domains, in lower case, in which the local part alone is looked up as well.
     pub local_domains: Vec<String>,
+    /// What an address in a domain without users is told.
+    pub unknown_domain: UnknownDomain,
 }
 
 /// `[maildir]`: how messages become files.
@@ -106,6 +109,10 @@ pub struct Maildir {
     pub line_endings: LineEndings,
     /// Make a missing Maildir on first delivery.
     pub create: bool,
+    /// Deliver to the folder that the detail of an address names.
+    pub detail_to_folder: bool,
+    /// Make a missing folder on first delivery.
+    pub create_folder: bool,
     /// Let recipients of one message share a hard-linked file when owner and file system allow it.
     pub single_instance: bool,
     /// When set, every home lies beneath this absolute path, whatever the user table says.

@@ -10,7 +10,9 @@ use toml::de::{DeTable, DeValue};
 use super::listener;
 use super::report::Problem;
 use super::section::{Problems, Section, boolean, choice, duration, expected, number, path, size, string};
-use super::{Config, Durability, Host, Limits, LineEndings, Log, LogDeliveries, Maildir, Users, unit};
+use super::{
+    Config, Durability, Host, Limits, LineEndings, Log, LogDeliveries, Maildir, UnknownDomain, Users, unit,
+};
 use crate::journal::format::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, is_segment_length};
 
 /// Parses the whole text.
@@ -66,6 +68,7 @@ fn users(document: &DeTable<'_>, table: PathBuf, problems: &mut Problems<'_>) ->
         table: section.or("table", table, path),
         recipient_delimiter: section.or("recipient_delimiter", "+".to_owned(), delimiters),
         local_domains: section.or("local_domains", Vec::new(), domains),
+        unknown_domain: section.or("unknown_domain", UnknownDomain::NoDomain, choice(UNKNOWN_DOMAIN)),
     }
 }
 
@@ -80,6 +83,8 @@ fn maildir(
         durability: section.or("durability", Durability::Journal, choice(DURABILITY)),
         line_endings: section.or("line_endings", LineEndings::Crlf, choice(LINE_ENDINGS)),
         create: section.or("create", true, boolean),
+        detail_to_folder: section.or("detail_to_folder", false, boolean),
+        create_folder: section.or("create_folder", false, boolean),
         single_instance: section.or("single_instance", false, boolean),
         root: section.optional("root", path),
         stream_above: section.or("stream_above", STREAM_ABOVE, size(KIB..=GIB)),
@@ -206,6 +211,10 @@ pub(super) const DURABILITY: &[(&str, Durability)] = &[
     ("fsync", Durability::Fsync),
     ("none", Durability::None),
 ];
+
+/// The words of `users.unknown_domain`: the enhanced status codes (RFC 3463 section 3.2).
+pub(super) const UNKNOWN_DOMAIN: &[(&str, UnknownDomain)] =
+    &[("5.1.2", UnknownDomain::NoDomain), ("5.1.1", UnknownDomain::NoUser)];
 
 /// The words of `maildir.line_endings`.
 pub(super) const LINE_ENDINGS: &[(&str, LineEndings)] =

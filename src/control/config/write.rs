@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::read::{DURABILITY, LINE_ENDINGS, LOG_DELIVERIES};
+use super::read::{DURABILITY, LINE_ENDINGS, LOG_DELIVERIES, UNKNOWN_DOMAIN};
 use super::{Account, Config, ListenConfig, unit};
 
 /// The whole file.
@@ -29,12 +29,15 @@ fn write(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "table = {}", path(&users.table))?;
     writeln!(out, "recipient_delimiter = {}", quoted(&users.recipient_delimiter))?;
     writeln!(out, "local_domains = [{}]", domains.join(", "))?;
+    writeln!(out, "unknown_domain = {}", word(UNKNOWN_DOMAIN, users.unknown_domain))?;
 
     let maildir = &config.maildir;
     writeln!(out, "\n[maildir]")?;
     writeln!(out, "durability = {}", word(DURABILITY, maildir.durability))?;
     writeln!(out, "line_endings = {}", word(LINE_ENDINGS, maildir.line_endings))?;
     writeln!(out, "create = {}", maildir.create)?;
+    writeln!(out, "detail_to_folder = {}", maildir.detail_to_folder)?;
+    writeln!(out, "create_folder = {}", maildir.create_folder)?;
     writeln!(out, "single_instance = {}", maildir.single_instance)?;
     if let Some(root) = &maildir.root {
         writeln!(out, "root = {}", path(root))?;

@@ -179,6 +179,14 @@ impl Disk {
         Ok(&data[start..data.len().min(start.saturating_add(wanted))])
     }
 
+    /// Bytes of a file.
+    pub(super) fn length(&self, file: NodeId) -> Outcome<u64> {
+        match &self.node(file).live {
+            Content::File(data) => Ok(data.len() as u64),
+            _ => Err(Errno::BADF),
+        }
+    }
+
     /// As mkdir(2), for one name.
     pub(super) fn make_directory(&mut self, at: NodeId, name: &[u8], owner: Owner) -> Outcome<NodeId> {
         self.create(at, name, Content::Directory(BTreeMap::new()), owner)

@@ -23,7 +23,7 @@ pub enum OpKind {
     OpenUnnamed,
     /// [`Op::Open`] with [`How::New`].
     OpenNew,
-    /// [`Op::Open`] of a file that exists, by [`How::ReadOnly`] or [`How::ReadWrite`].
+    /// [`Op::Open`] of a file that exists, by [`How::ReadOnly`], [`How::ReadWrite`] or [`How::Append`].
     OpenExisting,
     /// [`Op::MakeDir`].
     MakeDir,
@@ -88,7 +88,7 @@ impl OpKind {
                 How::Directory | How::DirectoryBeneath | How::DirectoryTrusted => Self::OpenDirectory,
                 How::Unnamed => Self::OpenUnnamed,
                 How::New => Self::OpenNew,
-                How::ReadOnly | How::ReadWrite => Self::OpenExisting,
+                How::ReadOnly | How::ReadWrite | How::Append => Self::OpenExisting,
             },
             Op::MakeDir { .. } => Self::MakeDir,
             Op::Read { .. } => Self::Read,

@@ -42,10 +42,12 @@ impl Sim {
                 Ok(Done::Count(count))
             }
             Op::Write { file, head, body, skip, offset } => {
+                let appends = state.appends(file.raw());
                 let file = state.node_for(file.raw(), Access::Write)?;
                 let bytes = gather(slices(head, body), *skip, &mut state.random);
                 let count = bytes.len();
-                state.disk.write(file, *offset, bytes)?;
+                let offset = if appends { state.disk.length(file)? } else { *offset };
+                state.disk.write(file, offset, bytes)?;
                 Ok(Done::Count(count))
             }
             Op::WriteDurably { file, .. } => {
@@ -120,7 +122,7 @@ fn open(state: &mut State, start: NodeId, path: &[u8], how: How, owner: Owner) -
         How::Unnamed => return state.disk.open_unnamed(start, path, owner),
         How::New => return state.disk.open_new(start, path, owner),
         How::ReadOnly => return state.disk.open_existing(start, path, false),
-        How::ReadWrite => return state.disk.open_existing(start, path, true),
+        How::ReadWrite | How::Append => return state.disk.open_existing(start, path, true),
     };
     state.disk.open_directory(start, path, Rules { follow, beneath })
 }
@@ -223,6 +225,7 @@ fn access(how: How) -> Access {
         How::Directory | How::DirectoryBeneath | How::DirectoryTrusted | How::ReadOnly => Access::Read,
         How::Unnamed | How::New => Access::Write,
         How::ReadWrite => Access::ReadWrite,
+        How::Append => Access::Append,
     }
 }
 

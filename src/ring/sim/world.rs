@@ -77,6 +77,8 @@ pub(super) enum Access {
     Read,
     Write,
     ReadWrite,
+    /// Both, but what is written goes behind the end.
+    Append,
 }
 
 impl World {
@@ -399,11 +401,18 @@ impl State {
     /// As [`node`](Self::node), for a use that `access` stands for.
     pub(super) fn node_for(&self, raw: RawFd, access: Access) -> Result<NodeId, Errno> {
         match self.handle(raw) {
-            Some(Handle::Node(_, _, granted)) if *granted != access && *granted != Access::ReadWrite => {
+            Some(Handle::Node(_, _, granted))
+                if *granted != access && !matches!(granted, Access::ReadWrite | Access::Append) =>
+            {
                 Err(Errno::BADF)
             }
             _ => self.node(raw),
         }
+    }
+
+    /// Whether what is written through a descriptor goes behind the end.
+    pub(super) fn appends(&self, raw: RawFd) -> bool {
+        matches!(self.handle(raw), Some(Handle::Node(_, _, Access::Append)))
     }
 
     pub(super) fn event(&mut self, raw: RawFd) -> Result<&mut u64, Errno> {

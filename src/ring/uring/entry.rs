@@ -186,6 +186,9 @@ fn open_how(how: How) -> OpenHow {
         ),
         How::ReadOnly => (EXISTING | libc::O_RDONLY, 0, libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS),
         How::ReadWrite => (EXISTING | libc::O_RDWR, 0, libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS),
+        How::Append => {
+            (EXISTING | libc::O_RDWR | libc::O_APPEND, 0, libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS)
+        }
     };
     OpenHow::new().flags(u64::from(flags.cast_unsigned())).mode(mode).resolve(resolve)
 }

@@ -108,7 +108,7 @@ fn an_existing_file_is_opened_beneath_a_directory_and_used_only_as_it_was_opened
     let mut rig = Rig::new(1);
     rig.world.write_file(SEGMENT, b"old");
     rig.world.make_symlink("/mail/link", SEGMENT);
-    for how in [How::ReadOnly, How::ReadWrite] {
+    for how in [How::ReadOnly, How::ReadWrite, How::Append] {
         assert_eq!(rig.existing("missing", how).err(), Some(Errno::NOENT));
         assert_eq!(rig.existing("link", how).err(), Some(Errno::LOOP));
         assert_eq!(rig.existing("../mail/segment", how).err(), Some(Errno::XDEV));
@@ -124,6 +124,19 @@ fn an_existing_file_is_opened_beneath_a_directory_and_used_only_as_it_was_opened
     assert!(matches!(refused, Err(Errno::BADF)), "{refused:?}");
     let writable = rig.unnamed(b"mail");
     assert!(matches!(rig.run(read(&writable)), Err(Errno::BADF)));
+}
+
+#[test]
+fn what_is_appended_goes_behind_the_end_whatever_offset_is_named() {
+    let mut rig = Rig::new(3);
+    rig.world.write_file(SEGMENT, b"one ");
+    let file = rig.existing("segment", How::Append).expect("it is there");
+    for word in [&b"2"[..], b"3"] {
+        let (head, body) = (word.to_vec(), Rc::default());
+        let op = Op::Write { file: Rc::clone(&file), head, body, skip: 0, offset: 0 };
+        assert!(matches!(rig.run(op), Ok(Done::Count(1))));
+    }
+    assert_eq!(rig.read_whole(&file, 64), b"one 23");
 }
 
 #[test]
