@@ -87,6 +87,12 @@ pub struct Mailbox<'a> {
 }
 
 impl<'a> Mailbox<'a> {
+    /// Whether the other is the same, as far as names tell.
+    #[must_use]
+    pub fn is_as(&self, other: &Mailbox<'_>) -> bool {
+        (self.path, self.folder) == (other.path, other.folder)
+    }
+
     /// Where `new/` is.
     #[must_use]
     pub fn directory(&self) -> Cow<'a, str> {

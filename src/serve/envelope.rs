@@ -110,16 +110,27 @@ impl<'a> Envelope<'a> {
     /// An alias leads to more mailboxes than the transaction has room for. The recipient may come again in one of his
     /// own: the first is always added.
     pub fn add(&mut self, address: &str, found: &Found<'_>, terms: &Terms) -> Result<(), TooManyDeliveries> {
-        let others = found.targets().filter(|target| self.position(target).is_none()).count();
-        let is_first = self.recipients.is_empty();
-        if !is_first && self.deliveries.len() + others > terms.deliveries_max {
+        let more = found.targets().filter(|target| self.position(target).is_none()).count();
+        let has_room = self.deliveries.len() + more <= terms.deliveries_max;
+        if more > 0 && !has_room && !self.recipients.is_empty() {
             return Err(TooManyDeliveries);
         }
         let address = &*self.arena.alloc_str(address);
         let mut deliveries = ArenaVec::new_in(self.arena);
         for target in found.targets() {
-            let index = self.position(target).unwrap_or_else(|| self.deliver_to(address, target, terms));
-            // Two names for one mailbox in an alias are one delivery.
+            let index = match self.position(target) {
+                Some(index) => index,
+                None => {
+                    let delivery = self.delivery(address, target, terms);
+                    // Two names for one mailbox in an alias are one delivery.
+                    let is_same = |&index: &usize| self.deliveries[index].mailbox.is_as(&delivery.mailbox);
+                    if deliveries.iter().any(is_same) {
+                        continue;
+                    }
+                    self.deliveries.push(delivery);
+                    self.deliveries.len() - 1
+                }
+            };
             if !deliveries.contains(&index) {
                 deliveries.push(index);
             }
@@ -134,8 +145,8 @@ impl<'a> Envelope<'a> {
         deliveries.position(|other| other.user == target.user.address && other.detail == target.detail)
     }
 
-    /// Adds a delivery to `target`.
-    fn deliver_to(&mut self, address: &'a str, target: &Target<'_>, terms: &Terms) -> usize {
+    /// A delivery to `target`, for the recipient with this address.
+    fn delivery(&self, address: &'a str, target: &Target<'_>, terms: &Terms) -> Delivery<'a> {
         let Target { user, detail } = target;
         let owner = match (user.uid, user.gid) {
             (Some(uid), Some(gid)) => Owner::User { uid, gid },
@@ -143,18 +154,122 @@ impl<'a> Envelope<'a> {
             (None, _) => Owner::Server,
         };
         let folder = detail.filter(|_| terms.detail_to_folder).and_then(folder::directory_for);
+        let copied = |text: &str| &*self.arena.alloc_str(text);
         let mailbox = Mailbox {
-            home: user.home.as_deref().map(|home| &*self.arena.alloc_str(home)),
-            path: self.arena.alloc_str(&user.maildir()),
-            folder: folder.map(|folder| &*self.arena.alloc_str(&folder)),
+            home: user.home.as_deref().map(copied),
+            path: copied(&user.maildir()),
+            folder: folder.as_deref().map(copied),
             owner,
         };
-        self.deliveries.push(Delivery {
+        Delivery { address, user: copied(user.address), detail: detail.map(copied), mailbox }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::users::key::Base;
+    use crate::users::record::User;
+
+    const TERMS: Terms = Terms { detail_to_folder: true, deliveries_max: 4 };
+
+    fn target<'x>(address: &'x str, detail: Option<&'x str>) -> Target<'x> {
+        let user = User {
             address,
-            user: self.arena.alloc_str(user.address),
-            detail: detail.map(|detail| &*self.arena.alloc_str(detail)),
-            mailbox,
-        });
-        self.deliveries.len() - 1
+            home: Some(format!("/mail/{address}").into()),
+            mail: "Maildir".into(),
+            uid: Some(1001),
+            gid: None,
+            quota_bytes: None,
+            quota_messages: None,
+        };
+        Target { user, detail }
+    }
+
+    fn found<'x>(targets: &[(&'x str, Option<&'x str>)]) -> Found<'x> {
+        let mut targets = targets.iter().map(|&(address, detail)| target(address, detail));
+        let target = targets.next().unwrap();
+        Found { target, more: targets.collect(), base: Base { local: "x", domain: None } }
+    }
+
+    fn envelope(arena: &Bump) -> Envelope<'_> {
+        let client = Client { name: None, peer: Peer::Local };
+        Envelope::new(arena, client, "sender@example.org", false, Time(0), "id")
+    }
+
+    fn mailboxes(envelope: &Envelope<'_>) -> Vec<String> {
+        envelope.deliveries.iter().map(|delivery| delivery.mailbox.directory().into_owned()).collect()
+    }
+
+    #[test]
+    fn a_detail_names_a_folder_where_the_site_wants_it_and_else_nothing() {
+        let arena = Bump::new();
+        for (detail_to_folder, detail, expected) in [
+            (true, None, "/mail/alice/Maildir"),
+            (true, Some("lists.rust"), "/mail/alice/Maildir/.lists.rust"),
+            (true, Some("../../bob"), "/mail/alice/Maildir"),
+            (true, Some(""), "/mail/alice/Maildir"),
+            (false, Some("lists.rust"), "/mail/alice/Maildir"),
+        ] {
+            let mut envelope = envelope(&arena);
+            let terms = Terms { detail_to_folder, ..TERMS };
+            envelope.add("alice@x", &found(&[("alice", detail)]), &terms).unwrap();
+            assert_eq!(mailboxes(&envelope), [expected], "{detail:?}");
+            let Delivery { user, mailbox, .. } = envelope.deliveries[0];
+            assert_eq!((user, mailbox.path), ("alice", "/mail/alice/Maildir"));
+            assert_eq!(mailbox.owner, Owner::User { uid: 1001, gid: 1001 });
+        }
+    }
+
+    #[test]
+    fn an_alias_is_one_recipient_and_each_of_its_mailboxes_one_delivery() {
+        let arena = Bump::new();
+        let mut envelope = envelope(&arena);
+        let team =
+            [("alice", None), ("bob", None), ("alice", Some("x")), ("bob", None), ("bob", Some("../y"))];
+        envelope.add("bob@x", &found(&[("bob", None)]), &TERMS).unwrap();
+        envelope.add("team@x", &found(&team), &TERMS).unwrap();
+        envelope.add("bob@x", &found(&[("bob", None)]), &TERMS).unwrap();
+        assert_eq!(
+            mailboxes(&envelope),
+            ["/mail/bob/Maildir", "/mail/alice/Maildir", "/mail/alice/Maildir/.x"]
+        );
+        let led: Vec<_> = envelope.recipients.iter().map(|one| (one.address, one.deliveries)).collect();
+        assert_eq!(led, [("bob@x", &[0][..]), ("team@x", &[1, 0, 2]), ("bob@x", &[0])]);
+        // Delivered-To names who was first to lead there.
+        assert_eq!(
+            envelope.deliveries.iter().map(|one| one.address).collect::<Vec<_>>(),
+            ["bob@x", "team@x", "team@x"]
+        );
+    }
+
+    #[test]
+    fn two_recipients_with_other_details_are_two_deliveries_even_to_one_mailbox() {
+        let arena = Bump::new();
+        let mut envelope = envelope(&arena);
+        let terms = Terms { detail_to_folder: false, ..TERMS };
+        for detail in [Some("a"), Some("b"), Some("a")] {
+            envelope.add("alice@x", &found(&[("alice", detail)]), &terms).unwrap();
+        }
+        assert_eq!((envelope.recipients.len(), envelope.deliveries.len()), (3, 2));
+    }
+
+    #[test]
+    fn a_recipient_with_too_many_mailboxes_comes_again_unless_he_is_the_first() {
+        let arena = Bump::new();
+        let team = found(&[("a", None), ("b", None), ("c", None), ("d", None), ("e", None)]);
+        let mut alone = envelope(&arena);
+        alone.add("team@x", &team, &TERMS).unwrap();
+        assert_eq!(alone.deliveries.len(), 5);
+        // Who adds nothing is always welcome.
+        alone.add("a@x", &found(&[("a", None)]), &TERMS).unwrap();
+        assert_eq!(alone.add("f@x", &found(&[("f", None)]), &TERMS), Err(TooManyDeliveries));
+
+        let mut second = envelope(&arena);
+        second.add("a@x", &found(&[("a", None)]), &TERMS).unwrap();
+        assert_eq!(second.add("team@x", &team, &TERMS), Err(TooManyDeliveries));
+        assert_eq!((second.recipients.len(), second.deliveries.len()), (1, 1));
+        second.add("four@x", &found(&[("a", None), ("b", None), ("c", None), ("d", None)]), &TERMS).unwrap();
+        assert_eq!(second.deliveries.len(), 4);
     }
 }

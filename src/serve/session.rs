@@ -555,14 +555,17 @@ fn reply_to(
         let delivery = &envelope.deliveries[index];
         verdict_on(worker, known[index].as_ref(), envelope, recipient, delivery, bytes)
     });
+    replies.reduce(heavier).expect("a recipient has a mailbox")
+}
+
+/// The reply of the two that a recipient hears. Of equals the first counts, as aliases name them.
+fn heavier(one: Reply, other: Reply) -> Reply {
     let weight = |reply: &Reply| match reply.code() {
         400..500 => 2,
         500.. => 1,
         _ => 0,
     };
-    // Of equals the first counts, as aliases name them.
-    let heavier = |one: Reply, other: Reply| if weight(&other) > weight(&one) { other } else { one };
-    replies.reduce(heavier).expect("a recipient has a mailbox")
+    if weight(&other) > weight(&one) { other } else { one }
 }
 
 /// The reply for one delivery, and its line in the log.
@@ -628,4 +631,41 @@ impl Arrival {
 /// How much of `bytes` belongs to a chunk that has `left` octets to come.
 fn chunk_end(bytes: &[u8], left: u64) -> usize {
     usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_aliass_mailboxes_the_one_that_another_try_may_mend_decides_and_then_the_refused() {
+        let reply = |code: u16, number: u8| {
+            let class = u8::try_from(code / 100).unwrap();
+            replies::recipient(code, Enhanced(class, 0, 0), "team@x", number)
+        };
+        let said = |codes: &[u16]| {
+            let replies = codes.iter().zip(0..).map(|(&code, number)| reply(code, number));
+            replies.reduce(heavier).unwrap()
+        };
+        for (codes, code, number) in [
+            (&[250][..], 250, 0),
+            (&[250, 250], 250, 0),
+            (&[250, 552, 250], 552, 1),
+            (&[552, 250, 451], 451, 2),
+            (&[451, 552, 250], 451, 0),
+            (&[250, 452, 451], 452, 1),
+            (&[552, 250, 550], 552, 0),
+        ] {
+            assert_eq!(said(codes), reply(code, number), "{codes:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_domain_is_told_as_the_site_wants_it_and_without_a_domain_nobody_is_there() {
+        let said = |wanted, domain| unknown_domain(wanted, "a@b", domain).to_string();
+        let no_user = replies::user_unknown("a@b").to_string();
+        assert_eq!(said(UnknownDomain::NoDomain, Some("b")), replies::domain_unknown("a@b", "b").to_string());
+        assert_eq!(said(UnknownDomain::NoUser, Some("b")), no_user);
+        assert_eq!(said(UnknownDomain::NoDomain, None), no_user);
+    }
 }

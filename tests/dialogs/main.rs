@@ -53,11 +53,16 @@ dialogs! {
         chunks_with_an_empty_last_one
         commands_out_of_sequence
         detail_and_case
+        detail_to_a_folder
+        detail_to_a_folder_behind_a_symbolic_link
+        detail_to_a_missing_folder
+        detail_to_a_new_folder
         dot_stuffing
         empty_message
         greeting_and_capabilities
         half_closed_client
         hostile_details
+        hostile_details_and_folders
         impatient_client
         large_message
         large_message_that_never_ends
@@ -86,10 +91,12 @@ dialogs! {
         smuggling
         too_many_bad_commands
         too_many_recipients
+        unknown_domain_as_an_unknown_user
         unknown_user
         unusual_addresses
         utf8_addresses
         utf8_addresses_without_smtputf8
+        utf8_detail_to_a_new_folder
         vanishing_after_the_end_of_data
         vanishing_before_the_end_of_data
         vanishing_before_the_last_chunk
@@ -111,6 +118,8 @@ dialogs! {
         no_more_inodes
         no_unnamed_files
         no_unnamed_files_single_instance
+        new_folder_that_cannot_be_subscribed
+        new_folder_with_a_full_disk
         out_of_descriptors
         quota_of_the_file_system
         read_only_disk

@@ -98,6 +98,10 @@ pub(crate) fn check_files(script: &Script, files: &Files, line_endings: LineEndi
         }
         check_messages(mailbox, &mut found, line_endings);
     }
+    for (path, content) in &script.files {
+        let found = unmentioned.remove(path).unwrap_or_else(|| panic!("there is no file {path}"));
+        assert_eq!(found.escape_ascii().to_string(), content.escape_ascii().to_string(), "{path}");
+    }
     let names: Vec<&String> = unmentioned.keys().collect();
     assert!(names.is_empty(), "files that the dialog does not mention: {names:?}");
 }

@@ -29,6 +29,11 @@ pub(crate) fn run(script: &Script) {
     std::fs::create_dir_all(mail.join("mallory")).expect("a directory of our own");
     std::os::unix::fs::symlink(mail.join("bob/Maildir"), mail.join("mallory/Maildir"))
         .expect("a directory of our own");
+    for maildir in &script.maildirs {
+        for sub in ["tmp", "new", "cur"] {
+            std::fs::create_dir_all(mail.join(maildir).join(sub)).expect("a directory of our own");
+        }
+    }
     let socket = directory.path().join("socket");
     let listener = UnixListener::bind(&socket).expect("a directory of our own");
     let config = server::config(script, "\"group\"");

@@ -17,10 +17,14 @@ pub(crate) struct Script {
     pub(crate) client: Option<IpAddr>,
     /// The mail file system knows no unnamed files.
     pub(crate) no_tmpfile: bool,
+    /// Maildirs and folders that are there when the session begins.
+    pub(crate) maildirs: Vec<String>,
     /// The mail file system keeps the order of bytes and names, by a log that can fail.
     pub(crate) keeps_order: bool,
     pub(crate) steps: Vec<Step>,
     pub(crate) mailboxes: Vec<Mailbox>,
+    /// Files that are no messages, and what they hold.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
     pub(crate) log: Vec<LogLine>,
 }
 
@@ -180,6 +184,7 @@ impl Script {
                 self.config.push((key.to_owned(), value.to_owned()));
             }
             Some(("client", address)) => self.client = Some(address.parse().ok()?),
+            Some(("maildir", path)) => self.maildirs.push(path.to_owned()),
             Some(("disk", "no O_TMPFILE")) => self.no_tmpfile = true,
             Some(("disk", "keeps order")) => self.keeps_order = true,
             Some(("ring" | "disk", _)) => return None,
@@ -199,6 +204,11 @@ impl Script {
                 counts: counts.ok()?,
                 messages: Vec::new(),
             });
+            return Some(());
+        }
+        if let Some(file) = line.strip_prefix("file ") {
+            let (path, content) = file.split_once(':')?;
+            self.files.push((path.to_owned(), unescaped(content.trim_start())?));
             return Some(());
         }
         match line.strip_prefix("log: ") {

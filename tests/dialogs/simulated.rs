@@ -119,6 +119,11 @@ pub(crate) fn prepare(script: &Script, world: &World) {
     world.mount(MAIL, device);
     world.make_directory("/mail/mallory");
     world.make_symlink("/mail/mallory/Maildir", "/mail/bob/Maildir");
+    for maildir in &script.maildirs {
+        for sub in ["tmp", "new", "cur"] {
+            world.make_directory(&format!("{MAIL}/{maildir}/{sub}"));
+        }
+    }
 }
 
 /// Every file beneath the mail root.
