@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use posthaste::control::config::{
     Account, Config, ConfigError, Durability, Host, KEYS, LineEndings, ListenConfig, LogDeliveries,
+    UnknownDomain,
 };
 
 const SAMPLE: &str = include_str!("../posthaste.toml");
@@ -154,6 +155,8 @@ fn defaults_come_from_the_machine_or_are_those_of_the_manual() {
     assert_eq!(config.users.table.to_str(), Some("/var/lib/posthaste/users.table"));
     assert_eq!(config.maildir.durability, Durability::Journal);
     assert_eq!(config.maildir.line_endings, LineEndings::Crlf);
+    assert!(!config.maildir.detail_to_folder && !config.maildir.create_folder);
+    assert_eq!(config.users.unknown_domain, UnknownDomain::NoDomain);
     assert_eq!(config.limits.message_size, 50 << 20);
     assert_eq!(config.limits.idle_timeout, Duration::from_mins(5));
     assert_eq!(config.limits.data_rate_min, 500);
@@ -229,6 +232,9 @@ fn values_out_of_their_bounds_are_refused() {
         ("users", "recipient_delimiter = \"++\"", "twice"),
         ("users", "local_domains = \"example.net\"", "list of domains"),
         ("users", "local_domains = [\"a b\"]", "no domain"),
+        ("users", "unknown_domain = \"550\"", "expected one of `5.1.2`, `5.1.1`"),
+        ("maildir", "detail_to_folder = 1", "true or false"),
+        ("maildir", "create_folder = \"yes\"", "true or false"),
         ("maildir", "durability = \"fsyn\"", "did you mean `fsync`"),
         ("maildir", "line_endings = \"cr\"", "did you mean `crlf`"),
         ("maildir", "create = \"yes\"", "true or false"),
@@ -278,10 +284,13 @@ lmtp = \"systemd:lmtp in\"
 table = \"/t\"
 recipient_delimiter = \"+-\"
 local_domains = [\"A.example\", \"b.example\"]
+unknown_domain = \"5.1.1\"
 [maildir]
 durability = \"none\"
 line_endings = \"lf\"
 create = false
+detail_to_folder = true
+create_folder = true
 single_instance = true
 root = \"/srv/mail\"
 stream_above = 4097

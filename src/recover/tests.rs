@@ -101,8 +101,18 @@ fn settings() -> Settings {
 
 /// Recovers for so many turns of the executor; the report if it came to an end.
 fn recover_for(world: &World, boot: Boot, dry_run: bool, turns: usize) -> Option<Report> {
+    recover_with(settings(), world, boot, dry_run, turns)
+}
+
+fn recover_with(
+    settings: Settings,
+    world: &World,
+    boot: Boot,
+    dry_run: bool,
+    turns: usize,
+) -> Option<Report> {
     let exec = Exec::new(Box::new(Sim::new(world).unwrap()));
-    let store = Store::new(Rc::clone(&exec), settings(), NameMaker::new("mx", 1, 0, 0));
+    let store = Store::new(Rc::clone(&exec), settings, NameMaker::new("mx", 1, 0, 0));
     let report = Rc::new(RefCell::new(None));
     let result = Rc::clone(&report);
     exec.spawn(async move {
@@ -170,6 +180,55 @@ fn what_is_missing_is_written_as_its_owner_and_the_segment_is_free() {
     // All of that was durable when it was retired.
     world.power_cut(7);
     all_is_kept(&world, &messages);
+}
+
+/// A world without a folder, whose journal promises mail for it.
+fn world_without_folder(seed: u64) -> (World, Vec<Vec<Promise>>) {
+    let mut messages = promises(2, 1);
+    messages.iter_mut().flatten().for_each(|promise| promise.path = "/mail/u2".into());
+    let world = world(seed, &messages);
+    messages.iter_mut().flatten().for_each(|promise| promise.path = "/mail/u2//.lists".into());
+    world.write_file(&format!("/journal/{SEGMENT}"), &segment(&messages));
+    (world, messages)
+}
+
+#[test]
+fn mail_for_a_folder_is_written_into_it_and_into_the_inbox_where_there_is_none() {
+    let (world, messages) = world_without_folder(11);
+    let in_inbox = format!("/mail/u2/new/{}", messages[0][0].name);
+    world.write_file(&in_inbox, &messages[0][0].bytes());
+    let found = counts(&recover_all(&world));
+    assert_eq!((found.present, found.written), (1, 1), "the inbox was looked through");
+    assert_eq!(world.list("/mail/u2/new").unwrap().len(), 2);
+    assert!(world.list("/mail/u2/.lists").is_err());
+
+    let (world, messages) = world_without_folder(12);
+    for sub in ["tmp", "new", "cur"] {
+        world.make_directory(&format!("/mail/u2/.lists/{sub}"));
+    }
+    world.write_file(&messages[1][0].in_new(), &messages[1][0].bytes());
+    let found = counts(&recover_all(&world));
+    assert_eq!((found.present, found.written), (1, 1));
+    all_is_kept(&world, &messages);
+    assert_eq!(world.list("/mail/u2/new"), Ok(Vec::new()));
+}
+
+#[test]
+fn a_folder_that_is_missing_is_made_again_where_folders_are_made() {
+    let settings = Settings { create_folder: true, ..settings() };
+    let (world, messages) = world_without_folder(13);
+    let looked = recover_with(settings.clone(), &world, AFTER, true, usize::MAX).expect("it ends");
+    assert_eq!(counts(&looked).written, 2);
+    let action = &looked.segments[0].mail.as_ref().unwrap().actions[0];
+    assert_eq!((action.path.as_str(), action.what), ("/mail/u2/.lists", Done::Written));
+    assert!(world.list("/mail/u2/.lists").is_err(), "a dry run makes nothing");
+
+    let report = recover_with(settings, &world, AFTER, false, usize::MAX).expect("it ends");
+    assert_eq!(counts(&report).written, 2);
+    world.power_cut(7);
+    all_is_kept(&world, &messages);
+    exists(&world, "/mail/u2/subscriptions", b"V\t2\n\nlists\n");
+    assert_eq!(world.list("/mail/u2/.lists").unwrap(), ["cur", "maildirfolder", "new", "tmp"]);
 }
 
 #[test]

@@ -37,9 +37,9 @@ impl<'r> Oracle<'r> {
     /// The first thing that must not be.
     pub(crate) fn check(&self, world: &World, verdicts: &[Verdict]) -> Result<(), String> {
         let mut found: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-        for (user, (_, home)) in USERS.iter().enumerate() {
-            for folder in ["new", "cur"] {
-                let directory = format!("{MAIL}/{home}/Maildir/{folder}");
+        for (user, (_, mailbox)) in USERS.iter().enumerate() {
+            for part in ["new", "cur"] {
+                let directory = format!("{MAIL}/{mailbox}/{part}");
                 // A mailbox that nobody has had mail in may be missing.
                 for name in world.list(&directory).unwrap_or_default() {
                     let path = format!("{directory}/{name}");

@@ -160,9 +160,9 @@ impl<'r> Run<'r> {
         let world = World::new(seed);
         let device = Device { has_tmpfile: variant.has_tmpfile, keeps_order: variant.keeps_order };
         world.mount(MAIL, device);
-        for (_, home) in &USERS[..AT_HOME] {
-            for folder in ["tmp", "new", "cur"] {
-                world.make_directory(&format!("{MAIL}/{home}/Maildir/{folder}"));
+        for (_, mailbox) in &USERS[..AT_HOME] {
+            for part in ["tmp", "new", "cur"] {
+                world.make_directory(&format!("{MAIL}/{mailbox}/{part}"));
             }
         }
         let setup = variant.setup(plan.mode);
@@ -340,7 +340,8 @@ impl Variant {
         let line_endings = if self.line_end == "\n" { "lf" } else { "crlf" };
         let Self { shares, stream_above, journal_message_max, checkpoint_interval, .. } = *self;
         let settings = format!(
-            "maildir.durability = \"{}\"\nmaildir.line_endings = \"{line_endings}\"\n\
+            "maildir.detail_to_folder = true\nmaildir.create_folder = true\n\
+             maildir.durability = \"{}\"\nmaildir.line_endings = \"{line_endings}\"\n\
              maildir.single_instance = {shares}\nmaildir.stream_above = \"{stream_above}\"\n\
              maildir.journal_segment = \"1MiB\"\nmaildir.journal_message_max = \"{journal_message_max}\"\n",
             mode.durability()

@@ -178,10 +178,10 @@ pub(crate) fn table() -> Arc<Table> {
     let file = directory.path().join("users.table");
     let entries: Vec<Entry> = USERS
         .iter()
-        .map(|(address, home)| Entry {
+        .filter(|(address, _)| !address.contains('+'))
+        .map(|(address, maildir)| Entry {
             address: (*address).to_owned(),
-            home: Some(Path::new(MAIL).join(home).to_string_lossy().into_owned()),
-            mail: "Maildir".to_owned(),
+            mail: Path::new(MAIL).join(maildir).to_string_lossy().into_owned(),
             ..Entry::default()
         })
         .collect();

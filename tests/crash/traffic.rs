@@ -2,15 +2,17 @@
 
 use super::random::Random;
 
-/// Who has a mailbox: address, and home beneath the mail root.
-pub(crate) const USERS: [(&str, &str); 4] = [
-    ("alice@example.net", "alice"),
-    ("bob@example.net", "bob"),
-    ("carol@example.net", "carol"),
-    ("dave@example.net", "dave"),
+/// Who has a mailbox: address, and Maildir beneath the mail root. With a detail, it is a folder.
+pub(crate) const USERS: [(&str, &str); 6] = [
+    ("alice@example.net", "alice/Maildir"),
+    ("bob@example.net", "bob/Maildir"),
+    ("carol@example.net", "carol/Maildir"),
+    ("dave@example.net", "dave/Maildir"),
+    ("alice+lists.rust@example.net", "alice/Maildir/.lists.rust"),
+    ("dave+drafts@example.net", "dave/Maildir/.drafts"),
 ];
 
-/// Users whose mailbox is there when the run begins; the others get theirs with their first message.
+/// Users whose mailbox is there when the run begins; the others, and the folders, come with their first message.
 pub(crate) const AT_HOME: usize = 2;
 
 /// One message.

@@ -124,19 +124,40 @@ impl Imap {
 
     /// The names of all mailboxes.
     pub(crate) fn list(&mut self) -> Vec<String> {
+        self.names("LIST \"\" *")
+    }
+
+    /// The names of all mailboxes that the user has subscribed to.
+    pub(crate) fn subscribed(&mut self) -> Vec<String> {
+        self.names("LSUB \"\" *")
+    }
+
+    /// Names without spaces.
+    fn names(&mut self, command: &str) -> Vec<String> {
         let mut names = Vec::new();
-        self.command("LIST \"\" *", |line, _| {
+        self.command(command, |line, _| {
             names.push(line.rsplit(' ').next().expect("a name").trim().replace('"', ""));
         });
+        names.sort();
         names
     }
 
+    /// Makes a mailbox, whose name is in modified UTF-7.
+    pub(crate) fn create(&mut self, mailbox: &str) {
+        self.command(&format!("CREATE \"{mailbox}\""), |_, _| ());
+    }
+
     /// Size and body of every message of INBOX.
+    pub(crate) fn fetch_inbox(&mut self) -> Vec<Fetched> {
+        self.fetch("INBOX")
+    }
+
+    /// Size and body of every message of a mailbox.
     ///
     /// The sizes are asked for first, alone: then they come from the file names, and a name that lied shows when the
     /// bodies follow. Asked for together, a server may simply count.
-    pub(crate) fn fetch_inbox(&mut self) -> Vec<Fetched> {
-        self.command("SELECT INBOX", |_, _| ());
+    pub(crate) fn fetch(&mut self, mailbox: &str) -> Vec<Fetched> {
+        self.command(&format!("SELECT \"{mailbox}\""), |_, _| ());
         let mut sizes = Vec::new();
         self.command("FETCH 1:* (RFC822.SIZE)", |line, _| {
             let size = line.split("RFC822.SIZE ").nth(1).and_then(|rest| rest.split([' ', ')']).next());

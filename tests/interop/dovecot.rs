@@ -68,12 +68,16 @@ pub(crate) fn start_lmtp(
 ) -> Running {
     // Dovecot knows no local domains: where the local part decides, it is cut off everywhere.
     let username = if settings.local_domain.is_some() { "%Ln" } else { "%Lu" };
+    let folders = if settings.folders { "yes" } else { "no" };
     let crlf = if settings.line_endings == "crlf" { "yes" } else { "no" };
     let service = format!(
         "protocols = lmtp\n\
          auth_username_format = {username}\n\
          recipient_delimiter = +\n\
          mail_save_crlf = {crlf}\n\
+         lmtp_save_to_detail_mailbox = {folders}\n\
+         lda_mailbox_autocreate = {folders}\n\
+         lda_mailbox_autosubscribe = {folders}\n\
          service lmtp {{\n  unix_listener {socket} {{\n    mode = 0600\n    user = postfix\n    group = postfix\n  }}\n  \
          inet_listener lmtp {{\n{tcp}  }}\n}}\n",
         socket = socket.display(),

@@ -15,5 +15,6 @@ mod server;
 mod activation;
 mod clients;
 mod flood;
+mod folders;
 mod reading;
 mod relaying;

@@ -35,11 +35,13 @@ pub(crate) struct Settings {
     pub(crate) message_size: &'static str,
     /// The domain whose users are found by their local part alone.
     pub(crate) local_domain: Option<&'static str>,
+    /// Details name folders, which are made and subscribed.
+    pub(crate) folders: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { line_endings: "crlf", message_size: "60MiB", local_domain: None }
+        Self { line_endings: "crlf", message_size: "60MiB", local_domain: None, folders: false }
     }
 }
 
@@ -113,7 +115,7 @@ pub(crate) fn configure_posthaste(
     let mut build = Command::new(POSTHASTE);
     build.args(["users", "build", "--from", "passwd-file", "--input"]).arg(&users.passwd_file);
     run(build.arg("--output").arg(&table), b"");
-    let Settings { line_endings, message_size, local_domain } = settings;
+    let Settings { line_endings, message_size, local_domain, folders } = settings;
     let local_domains = local_domain.map(|domain| format!("\"{domain}\"")).unwrap_or_default();
     let configuration = format!(
         r#"
@@ -130,6 +132,8 @@ local_domains = [{local_domains}]
 durability = "group"
 line_endings = "{line_endings}"
 create = true
+detail_to_folder = {folders}
+create_folder = {folders}
 
 [limits]
 message_size = "{message_size}"

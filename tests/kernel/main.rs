@@ -16,6 +16,7 @@ mod durability;
 mod exchange;
 mod faults;
 mod files;
+mod folders;
 mod leaving;
 mod limits;
 mod names;
