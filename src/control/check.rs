@@ -57,6 +57,9 @@ pub fn warnings(config: &Config) -> Vec<String> {
     {
         found.push(format!("maildir.root {} cannot be entered: {error}", root.display()));
     }
+    if config.maildir.create_folder && !config.maildir.detail_to_folder {
+        found.push("maildir.create_folder makes nothing unless maildir.detail_to_folder is true".to_owned());
+    }
     for listener in &config.listen {
         if let ListenConfig::Unix { path, .. } = listener
             && let Some(parent) = path.parent()
@@ -82,7 +85,7 @@ mod tests {
     fn config(directory: &Path) -> Config {
         let text = format!(
             "hostname = \"mx\"\nstate_dir = \"{0}/state\"\n[[listen]]\nlmtp = \"unix:{0}/run/lmtp\"\n\
-             [maildir]\nroot = \"{0}/mail\"\n[limits]\nconnections = 10\n",
+             [maildir]\nroot = \"{0}/mail\"\ndetail_to_folder = true\ncreate_folder = true\n[limits]\nconnections = 10\n",
             directory.display()
         );
         Config::parse(&text, "test").unwrap()
@@ -95,6 +98,16 @@ mod tests {
         for words in ["users build", "state directory", "maildir.root", "no socket can be made in"] {
             assert!(found.contains(words), "{words} in {found}");
         }
+    }
+
+    #[test]
+    fn folders_that_are_made_for_nobody_are_a_warning() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(directory.path());
+        let told = |config: &Config| warnings(config).join("\n").contains("maildir.detail_to_folder");
+        assert!(!told(&config));
+        config.maildir.detail_to_folder = false;
+        assert!(told(&config));
     }
 
     #[test]

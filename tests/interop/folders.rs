@@ -58,6 +58,9 @@ fn dovecot_and_the_server_mean_the_same_folder_by_a_name() {
         new.into_iter().filter(|(detail, _)| deliver(detail).is_some()).map(|(_, name)| name).collect();
     let mut expected = made.clone();
     expected.sort_unstable();
+    // A session that has listed mailboxes may keep what it saw for a while.
+    session.logout();
+    let mut session = imap.login(&users.mailboxes[0].address);
     assert_eq!(session.subscribed(), expected);
     let listed = session.list();
     for name in &made {
@@ -70,6 +73,6 @@ fn dovecot_and_the_server_mean_the_same_folder_by_a_name() {
     assert_eq!(session.fetch_inbox().len(), others.len());
     session.logout();
     client.expect("QUIT", 221);
-    assert_eq!(imap.complaints_after(1), Vec::<String>::new());
+    assert_eq!(imap.complaints_after(2), Vec::<String>::new());
     server.stop();
 }
