@@ -281,7 +281,7 @@ fn escape(text: &str) -> String {
 
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 30.0;
+const RIGHT: f64 = 40.0;
 const MARGIN_TOP: f64 = 24.0;
 const LEGEND_LINE: f64 = 22.0;
 const PANEL_HEIGHT: f64 = 300.0;

@@ -120,14 +120,13 @@ impl Walk<'_> {
             Err(error) => return self.unreadable(path, &error),
         };
         for entry in entries {
-            let (entry, kind) =
-                match entry.and_then(|entry| Ok((entry.file_type()?, entry)).map(|(k, e)| (e, k))) {
-                    Ok(found) => found,
-                    Err(error) => {
-                        self.unreadable(path, &error);
-                        continue;
-                    }
-                };
+            let (kind, entry) = match entry.and_then(|entry| Ok((entry.file_type()?, entry))) {
+                Ok(found) => found,
+                Err(error) => {
+                    self.unreadable(path, &error);
+                    continue;
+                }
+            };
             if kind.is_dir() {
                 let name = entry.file_name();
                 self.directory(&entry.path(), name == "new" || name == "cur");
