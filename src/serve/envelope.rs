@@ -161,7 +161,7 @@ impl<'a> Envelope<'a> {
             folder: folder.as_deref().map(copied),
             owner,
         };
-        Delivery { address, user: copied(user.address), detail: detail.map(copied), mailbox }
+        Delivery { address, user: copied(&user.address), detail: detail.map(copied), mailbox }
     }
 }
 
@@ -175,7 +175,7 @@ mod tests {
 
     fn target<'x>(address: &'x str, detail: Option<&'x str>) -> Target<'x> {
         let user = User {
-            address,
+            address: address.into(),
             home: Some(format!("/mail/{address}").into()),
             mail: "Maildir".into(),
             uid: Some(1001),

@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use super::draft::{Draft, Output};
-use super::entry::{Entry, EntryFault};
+use super::entry::{Alias, AliasFault, Entry, EntryFault};
 use super::header::Header;
 use super::key::{LocalPart, fold};
 use super::layout::{self, OFFSET_MAX, PAGE, PROBE_MAX, SLOTS, Slot, home_bucket};
@@ -32,7 +32,12 @@ pub struct Options {
     pub seed: [u8; 16],
     /// The time to note in the header, in Unix seconds; 0: none.
     pub built_at: u64,
+    /// How much memory to work in, in octets; has no influence on the result.
+    pub memory_bytes: usize,
 }
+
+/// The memory to build in unless something else is asked for.
+pub const MEMORY_BYTES: usize = 512 << 20;
 
 impl Options {
     /// A random seed and the present time: what a server should be given.
@@ -43,12 +48,12 @@ impl Options {
         let mut seed = [0; 16];
         File::open("/dev/urandom")?.read_exact(&mut seed)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Self { local_part, seed, built_at: now.as_secs() })
+        Ok(Self { local_part, seed, built_at: now.as_secs(), memory_bytes: MEMORY_BYTES })
     }
 
     /// This seed and no time: the same entries give the same file.
     pub fn reproducible(local_part: LocalPart, seed: [u8; 16]) -> Self {
-        Self { local_part, seed, built_at: 0 }
+        Self { local_part, seed, built_at: 0, memory_bytes: MEMORY_BYTES }
     }
 }
 
@@ -111,6 +116,15 @@ impl Builder {
         Ok(())
     }
 
+    /// Adds one alias; its address is folded here, its targets when they are looked up.
+    ///
+    /// # Errors
+    /// [`BuildError::Alias`] leaves the builder as it was, so that a caller can go on to find all faults.
+    pub fn add_alias(&mut self, alias: &Alias) -> Result<(), BuildError> {
+        alias.check().map_err(|fault| BuildError::Alias { line: alias.line, fault })?;
+        Ok(())
+    }
+
     /// Number of entries so far.
     pub fn len(&self) -> u64 {
         self.places.len() as u64
@@ -121,23 +135,28 @@ impl Builder {
         self.places.is_empty()
     }
 
-    /// The addresses that were added more than once, in the order of their lines; the first of each is not
-    /// listed. A table with such cannot be published.
+    /// What is wrong with the lines taken together, in their order, for who knows already that some were bad.
+    /// Publishes nothing.
     ///
     /// # Errors
-    /// If the entries cannot be read back.
-    pub fn duplicates(&mut self) -> Result<Vec<Duplicate>, BuildError> {
-        self.find_duplicates().map_err(|error| self.draft.failed("read back", error))
+    /// If a step fails.
+    pub fn conflicts(mut self) -> Result<Vec<Conflict>, BuildError> {
+        self.find_conflicts()
+    }
+
+    fn find_conflicts(&mut self) -> Result<Vec<Conflict>, BuildError> {
+        let found = self.find_duplicates().map_err(|error| self.draft.failed("read back", error))?;
+        Ok(found.into_iter().map(Conflict::Duplicate).collect())
     }
 
     /// Writes the rest, makes it durable and publishes the table.
     ///
     /// # Errors
-    /// If there are duplicates, or a step fails: nothing is published then.
+    /// If lines contradict each other, or a step fails: nothing is published then.
     pub fn finish(mut self) -> Result<Summary, BuildError> {
-        let duplicates = self.duplicates()?;
-        if !duplicates.is_empty() {
-            return Err(BuildError::Duplicates(duplicates));
+        let conflicts = self.find_conflicts()?;
+        if !conflicts.is_empty() {
+            return Err(BuildError::Conflicts(conflicts));
         }
         let header = self.write_sections()?;
         self.out.finish(&header.encode()).map_err(|error| self.draft.failed("write and sync", error))?;
@@ -235,6 +254,30 @@ pub struct Summary {
     pub longest_probe: u32,
 }
 
+/// What is wrong with lines taken together. [`fmt::Display`] says on which line, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Conflict {
+    /// An address is there twice.
+    Duplicate(Duplicate),
+}
+
+impl Conflict {
+    /// The line to look at.
+    pub fn line(&self) -> u64 {
+        match self {
+            Self::Duplicate(duplicate) => duplicate.line,
+        }
+    }
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Duplicate(duplicate) => duplicate.fmt(f),
+        }
+    }
+}
+
 /// An address that was there before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Duplicate {
@@ -270,8 +313,15 @@ pub enum BuildError {
         /// Why.
         fault: EntryFault,
     },
-    /// Addresses that are there more than once.
-    Duplicates(Vec<Duplicate>),
+    /// An alias cannot be a record.
+    Alias {
+        /// Its line.
+        line: u64,
+        /// Why.
+        fault: AliasFault,
+    },
+    /// Lines that are good by themselves and not together, in their order.
+    Conflicts(Vec<Conflict>),
     /// More than 256 TiB of records.
     Large,
     /// The seed crowds some bucket more than a search may read.
@@ -290,9 +340,10 @@ impl fmt::Display for BuildError {
                 write!(f, "cannot {step} {}: {source}", path.display())
             }
             Self::Entry { line, fault } => write!(f, "line {line}: {fault}; {}", fault.remedy()),
-            Self::Duplicates(duplicates) => {
-                write!(f, "{} addresses are there more than once", duplicates.len())?;
-                duplicates.first().map_or(Ok(()), |first| write!(f, ", the first is {first}"))
+            Self::Alias { line, fault } => write!(f, "line {line}: {fault}; {}", fault.remedy()),
+            Self::Conflicts(conflicts) => {
+                write!(f, "{} lines contradict others", conflicts.len())?;
+                conflicts.first().map_or(Ok(()), |first| write!(f, "; the first: {first}"))
             }
             Self::Large => f.write_str("the records need more than 256 TiB; split the table"),
             Self::Crowded => f.write_str("this seed spreads the addresses badly; take another one"),
@@ -303,7 +354,7 @@ impl fmt::Display for BuildError {
 impl fmt::Display for Duplicate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, first_line, address } = self;
-        write!(f, "line {line}: {address} is on line {first_line} already")
+        write!(f, "line {line}: {address} is on line {first_line} already; remove one of them")
     }
 }
 
@@ -353,7 +404,8 @@ mod tests {
     use crate::users::path::PathFault;
     use crate::users::table::Table;
 
-    const OPTIONS: Options = Options { local_part: LocalPart::Folded, seed: [9; 16], built_at: 0 };
+    const OPTIONS: Options =
+        Options { local_part: LocalPart::Folded, seed: [9; 16], built_at: 0, memory_bytes: MEMORY_BYTES };
 
     fn entry(line: u64, address: &str) -> Entry {
         Entry { line, address: address.to_owned(), mail: "/srv/mail".to_owned(), ..Entry::default() }
@@ -386,12 +438,14 @@ mod tests {
         let path = directory.path().join("table");
         let lines = ["b@x", "A@X", "c@x", "a@x", "B@x", "a@X"];
         let entries: Vec<Entry> = lines.iter().zip(1..).map(|(address, line)| entry(line, address)).collect();
-        let Err(BuildError::Duplicates(duplicates)) = write(&path, OPTIONS, &entries) else {
+        let Err(BuildError::Conflicts(conflicts)) = write(&path, OPTIONS, &entries) else {
             panic!("duplicates were accepted");
         };
-        let found: Vec<(u64, u64, &str)> = duplicates
+        let found: Vec<(u64, u64, &str)> = conflicts
             .iter()
-            .map(|duplicate| (duplicate.line, duplicate.first_line, duplicate.address.as_str()))
+            .map(|Conflict::Duplicate(Duplicate { line, first_line, address })| {
+                (*line, *first_line, address.as_str())
+            })
             .collect();
         assert_eq!(found, [(4, 2, "a@x"), (5, 1, "b@x"), (6, 2, "a@x")]);
         assert!(names_in(directory.path()).is_empty());

@@ -16,6 +16,7 @@ use super::template::split;
 use super::verify::FLAWS_MAX;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
@@ -235,9 +236,9 @@ fn fill(
     input: &Path,
     bar: &ProgressBar,
 ) -> Result<Summary, Failure> {
-    let mut bad_lines = 0;
-    let mut complain = |message: &dyn fmt::Display| {
-        bad_lines += 1;
+    let bad_lines = Cell::new(0);
+    let complain = |message: &dyn fmt::Display| {
+        bad_lines.set(bad_lines.get() + 1);
         bar.suspend(|| report(&format_args!("{}: {message}", input.display())));
     };
     for entry in source {
@@ -250,16 +251,18 @@ fn fill(
             Err(ReadError::Input(error)) => return Err(Failure::Input(input.into(), error)),
         }
     }
-    for duplicate in builder.duplicates().map_err(Failure::Build)? {
-        complain(&format_args!(
-            "line {}, field user: {} is on line {} already; remove one of them",
-            duplicate.line, duplicate.address, duplicate.first_line
-        ));
+    let (conflicts, summary) = if bad_lines.get() > 0 {
+        (builder.conflicts().map_err(Failure::Build)?, None)
+    } else {
+        match builder.finish() {
+            Err(BuildError::Conflicts(conflicts)) => (conflicts, None),
+            finished => (Vec::new(), Some(finished.map_err(Failure::Build)?)),
+        }
+    };
+    for conflict in &conflicts {
+        complain(conflict);
     }
-    if bad_lines > 0 {
-        return Err(Failure::BadLines(bad_lines));
-    }
-    builder.finish().map_err(Failure::Build)
+    summary.ok_or_else(|| Failure::BadLines(bad_lines.get()))
 }
 
 fn lookup(arguments: &LookupArguments, out: &mut impl Write) -> Result<u8, Failure> {
@@ -341,7 +344,7 @@ fn stats(path: &Path, as_json: bool, out: &mut impl Write) -> Result<u8, Failure
     let (mut owned, mut limited, mut address_bytes) = (0_u64, 0_u64, 0_u64);
     for user in table.users() {
         let user = user.map_err(|damage| Failure::Damage(path.to_owned(), damage))?;
-        domains.extend(split(user.address).1);
+        domains.extend(split(&user.address).1.map(str::to_owned));
         owned += u64::from(user.uid.is_some());
         limited += u64::from(user.quota_bytes.is_some() || user.quota_messages.is_some());
         address_bytes += user.address.len() as u64;

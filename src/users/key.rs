@@ -269,7 +269,8 @@ mod tests {
         domain: Option<&'a str>,
     ) -> Option<(&'a str, Option<&'a str>)> {
         let target = find(table, local, domain, &rules()).unwrap().found()?.target;
-        Some((target.user.address, target.detail))
+        let address: &str = target.user.address.into_owned().leak();
+        Some((address, target.detail))
     }
 
     #[test]

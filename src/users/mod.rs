@@ -21,7 +21,7 @@ mod template;
 pub mod verify;
 
 pub use build::{BuildError, Builder, Options};
-pub use entry::Entry;
+pub use entry::{Alias, Entry};
 pub use key::{Answer, Base, Found, LocalPart, Rules, Target, find};
 pub use record::{Damage, User};
 pub use table::{Table, TableError};

@@ -16,7 +16,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User<'t> {
     /// The key he was found by: the full address, or a local part alone.
-    pub address: &'t str,
+    pub address: Cow<'t, str>,
     /// His home, an absolute path. `None` only if `mail` is absolute.
     pub home: Option<Cow<'t, str>>,
     /// His Maildir: an absolute path, or one relative to `home`. [`User::maildir`] joins them.
@@ -178,7 +178,7 @@ impl<'t> Record<'t> {
                 .path(u16_at(self.body, 4), templates, address)
                 .filter(|mail| path::check_location(mail).is_ok())
                 .ok_or_else(|| malformed("mail location"))?,
-            address,
+            address: address.into(),
         };
         let is_placed = user.home.is_some() || user.mail.starts_with('/');
         if !is_placed || !fields.rest.is_empty() {

@@ -80,7 +80,7 @@ mod tests {
 
     fn user<'t>(home: Option<&'t str>, mail: &'t str) -> User<'t> {
         User {
-            address: "alice@example.org",
+            address: "alice@example.org".into(),
             home: home.map(Into::into),
             mail: mail.into(),
             uid: Some(1000),
@@ -105,7 +105,7 @@ mod tests {
             let line = to_passwd_line(&user).unwrap();
             let entry = parse_line(&line, &Accounts::default(), LocalPart::Folded).unwrap();
             assert_eq!((entry.home.as_deref(), entry.mail.as_str()), (home, mail), "{line}");
-            assert_eq!((entry.address.as_str(), entry.uid, entry.gid), (user.address, Some(1000), None));
+            assert_eq!((entry.address.as_str(), entry.uid, entry.gid), (&*user.address, Some(1000), None));
             assert_eq!((entry.quota_bytes, entry.quota_messages), (Some(1), None));
         }
     }
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(to_passwd_line(&user(None, "/var/mail/a b")), None);
         assert_eq!(to_passwd_line(&user(None, "/var/mail/a:b")), None);
         assert_eq!(to_passwd_line(&user(Some("/a:b c"), "Maildir")), None);
-        let colon = User { address: "alice@[IPv6:::1]", ..user(None, "/var/mail/a") };
+        let colon = User { address: "alice@[IPv6:::1]".into(), ..user(None, "/var/mail/a") };
         assert_eq!(to_passwd_line(&colon), None);
     }
 }

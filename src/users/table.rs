@@ -396,7 +396,7 @@ mod tests {
             for key in twin.keys().chain(&strangers) {
                 let found = table.lookup(key).unwrap().map(|user| Entry {
                     line: 0,
-                    address: user.address.to_owned(),
+                    address: user.address.into_owned(),
                     home: user.home.as_deref().map(str::to_owned),
                     mail: user.mail.to_string(),
                     uid: user.uid,

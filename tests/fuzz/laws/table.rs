@@ -129,7 +129,7 @@ fn open(bytes: &[u8], recipients: &[(&str, Option<&str>)]) {
         match user {
             Ok(user) => {
                 deliverable(&user);
-                let found = table.lookup(user.address);
+                let found = table.lookup(&*user.address);
                 if flaws.is_empty() {
                     assert_eq!(found, Ok(Some(user)), "a table without a flaw answers every look-up");
                 }
@@ -145,8 +145,8 @@ fn open(bytes: &[u8], recipients: &[(&str, Option<&str>)]) {
             if let Ok(Answer::Found(found)) = find(&table, local, *domain, &rules) {
                 deliverable(&found.target.user);
                 assert!(local.starts_with(found.base.local));
-                let address = found.target.user.address;
-                let local_part = address.split_once('@').map_or(address, |(local, _)| local);
+                let address = &found.target.user.address;
+                let local_part = address.split_once('@').map_or(&**address, |(local, _)| local);
                 assert!(local_part.is_empty() || !local.is_empty(), "nobody is found by nothing");
             }
         }
@@ -167,7 +167,7 @@ fn deliverable(user: &User<'_>) {
 fn entry_of(user: &User<'_>) -> Entry {
     Entry {
         line: 0,
-        address: user.address.to_owned(),
+        address: user.address.clone().into_owned(),
         home: user.home.as_ref().map(|home| home.clone().into_owned()),
         mail: user.mail.clone().into_owned(),
         uid: user.uid,
@@ -210,7 +210,7 @@ fn built(mut input: Input<'_>) {
     }
     match builder.finish() {
         Ok(summary) => assert_eq!((summary.users, duplicates), (model.len() as u64, 0)),
-        Err(BuildError::Duplicates(found)) => {
+        Err(BuildError::Conflicts(found)) => {
             assert_eq!(found.len(), duplicates);
             assert!(duplicates > 0 && !path.exists());
             return;
@@ -273,7 +273,7 @@ fn read_entry(input: &mut Input<'_>) -> Entry {
 
 fn user_of(entry: &Entry) -> User<'_> {
     User {
-        address: &entry.address,
+        address: entry.address.as_str().into(),
         home: entry.home.as_deref().filter(|home| !home.is_empty()).map(Into::into),
         mail: entry.mail.as_str().into(),
         uid: entry.uid,
