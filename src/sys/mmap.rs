@@ -52,6 +52,9 @@ impl Mapping {
         // An anonymous mapping of length zero is refused by the kernel; memmap2 rounds it up by itself and
         // still reports the length asked for.
         let mut map = memmap2::MmapMut::map_anon(bytes.len())?;
+        // Large copies are read at random: with small pages, each read would look up its page's address first. A
+        // kernel without huge pages refuses, which costs time and nothing else.
+        let _ = map.advise(memmap2::Advice::HugePage);
         map.copy_from_slice(bytes);
         Ok(Self { map: map.make_read_only()?, source: None })
     }

@@ -5,19 +5,18 @@
 //! new table up when it is started again.
 #![forbid(unsafe_code)]
 
-use super::build::{BuildError, Builder, Options, Summary};
-use super::key::{LocalPart, Rules, find};
+use super::build::{BuildError, Builder, MEMORY_BYTES_MIN, Options, Summary};
+use super::key::{Answer, LocalPart, Rules, find};
 use super::passwd_file::accounts::Accounts;
 use super::passwd_file::{PasswdFile, ReadError};
 use super::record::Damage;
-use super::show::{to_json, to_passwd_line, write_user};
+use super::show::{to_json, to_passwd_line, to_virtual_line, write_user};
 use super::table::{Table, TableError};
 use super::template::split;
 use super::verify::FLAWS_MAX;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -57,9 +56,12 @@ pub enum UsersCommand {
     Dump {
         /// The table
         table: PathBuf,
-        /// One JSON object a line
+        /// One JSON object a line, for users and then for aliases
         #[arg(long)]
         json: bool,
+        /// Print the aliases instead of the users: an address and its targets a line, as virtual(5) has them
+        #[arg(long)]
+        aliases: bool,
     },
     /// Print how many users there are, and how large and well spread the table is
     ///
@@ -94,6 +96,15 @@ pub struct BuildArguments {
     /// Tell upper from lower case in local parts
     #[arg(long)]
     pub keep_case: bool,
+    /// How much memory to work in, in MiB, 64 at least; larger inputs are sorted in files beside the table
+    #[arg(long, default_value_t = 512, value_name = "MIB")]
+    pub memory: usize,
+    /// Characters that begin a detail in targets of aliases, as users.recipient_delimiter in the configuration
+    #[arg(short = 'd', long, default_value = "", value_name = "CHARS")]
+    pub recipient_delimiter: String,
+    /// A domain in which targets of aliases are looked up by their local part alone as well; may be repeated
+    #[arg(long, value_name = "DOMAIN")]
+    pub local_domain: Vec<String>,
 }
 
 /// Arguments of `posthaste users lookup`.
@@ -187,7 +198,12 @@ fn execute(command: UsersCommand, out: &mut impl Write) -> Result<u8, Failure> {
         UsersCommand::Build(arguments) => build(&arguments, out),
         UsersCommand::Lookup(arguments) => lookup(&arguments, out),
         UsersCommand::Verify { table } => verify(&table, out),
-        UsersCommand::Dump { table, json } => dump(&table, json, out),
+        UsersCommand::Dump { table, json: false, aliases: true } => dump_aliases(&table, false, out),
+        UsersCommand::Dump { table, json: true, aliases: true } => dump_aliases(&table, true, out),
+        UsersCommand::Dump { table, json: false, .. } => dump(&table, false, out),
+        UsersCommand::Dump { table, json: true, .. } => {
+            Ok(dump(&table, true, out)?.max(dump_aliases(&table, true, out)?))
+        }
         UsersCommand::Stats { table, json } => stats(&table, json, out),
     }
 }
@@ -207,21 +223,25 @@ fn build(arguments: &BuildArguments, out: &mut impl Write) -> Result<u8, Failure
         Some(seed) => Options::reproducible(local_part, seed),
         None => Options::random(local_part).map_err(|error| Failure::Input("/dev/urandom".into(), error))?,
     };
+    let options =
+        Options { memory_bytes: arguments.memory.saturating_mul(1 << 20).max(MEMORY_BYTES_MIN), ..options };
+    let rules = Rules::new(&arguments.recipient_delimiter, &arguments.local_domain);
     let (input, length) = open_input(&arguments.input).map_err(unreadable)?;
     let bar = progress_bar(length, "{bytes}/{total_bytes} {bytes_per_sec} eta {eta}");
     let accounts = Accounts::system().map_err(|error| Failure::Input("/etc".into(), error))?;
     let source = match arguments.from {
         Format::PasswdFile => PasswdFile::new(BufReader::new(bar.wrap_read(input)), accounts, local_part),
     };
-    let builder = Builder::create(&arguments.output, options).map_err(Failure::Build)?;
+    let builder = Builder::create(&arguments.output, options).map_err(Failure::Build)?.with_rules(rules);
     let built = fill(builder, source, &arguments.input, &bar);
     bar.finish_and_clear();
     let summary = built?;
     writeln!(
         out,
-        "{}: {} users, {} octets, {} path templates, longest probe {}",
+        "{}: {} users, {} aliases, {} octets, {} path templates, longest probe {}",
         arguments.output.display(),
         summary.users,
+        summary.aliases,
         summary.file_bytes,
         summary.templates,
         summary.longest_probe,
@@ -254,7 +274,11 @@ fn fill(
     let (conflicts, summary) = if bad_lines.get() > 0 {
         (builder.conflicts().map_err(Failure::Build)?, None)
     } else {
-        match builder.finish() {
+        let total = builder.len() + builder.aliases();
+        let written = progress_bar(Some(total), "writing {human_pos}/{human_len} {per_sec} eta {eta}");
+        let finished = builder.finish_with(&mut |more| written.inc(more));
+        written.finish_and_clear();
+        match finished {
             Err(BuildError::Conflicts(conflicts)) => (conflicts, None),
             finished => (Vec::new(), Some(finished.map_err(Failure::Build)?)),
         }
@@ -273,9 +297,14 @@ fn lookup(arguments: &LookupArguments, out: &mut impl Write) -> Result<u8, Failu
     let (local, domain) = split(bare.unwrap_or(address));
     let found = find(&table, local, domain, &rules)
         .map_err(|damage| Failure::Damage(arguments.table.clone(), damage))?;
-    let Some(found) = found.found() else {
-        report(&format_args!("{}: no such user in {}", rules.base(local, domain), arguments.table.display()));
-        return Ok(UNKNOWN);
+    let found = match found {
+        Answer::Found(found) => found,
+        unknown => {
+            let what = if unknown == Answer::UnknownDomain { "domain" } else { "user" };
+            let base = rules.base(local, domain);
+            report(&format_args!("{base}: no such {what} in {}", arguments.table.display()));
+            return Ok(UNKNOWN);
+        }
     };
     for target in found.targets() {
         if arguments.json {
@@ -294,7 +323,8 @@ fn lookup(arguments: &LookupArguments, out: &mut impl Write) -> Result<u8, Failu
 
 fn verify(path: &Path, out: &mut impl Write) -> Result<u8, Failure> {
     let table = Table::open(path).map_err(Failure::Table)?;
-    let bar = progress_bar(Some(table.len()), "{human_pos}/{human_len} {per_sec} eta {eta}");
+    let records = table.len() + table.shape().aliases;
+    let bar = progress_bar(Some(records), "{human_pos}/{human_len} {per_sec} eta {eta}");
     let flaws = table.verify(|| bar.inc(1));
     bar.finish_and_clear();
     for flaw in &flaws {
@@ -306,7 +336,7 @@ fn verify(path: &Path, out: &mut impl Write) -> Result<u8, Failure> {
     if !flaws.is_empty() {
         return Ok(DAMAGED);
     }
-    writeln!(out, "{}: intact, {} users", path.display(), table.len())?;
+    writeln!(out, "{}: intact, {} users, {} aliases", path.display(), table.len(), table.shape().aliases)?;
     Ok(OK)
 }
 
@@ -337,39 +367,76 @@ fn dump(path: &Path, as_json: bool, out: &mut impl Write) -> Result<u8, Failure>
     Ok(code)
 }
 
+fn dump_aliases(path: &Path, as_json: bool, out: &mut impl Write) -> Result<u8, Failure> {
+    let table = Table::open(path).map_err(Failure::Table)?;
+    let mut code = OK;
+    for alias in table.aliases() {
+        match alias {
+            Ok((alias, targets)) if as_json => {
+                writeln!(out, "{}", json!({ "alias": alias, "targets": targets }))?;
+            }
+            Ok((alias, targets)) => match to_virtual_line(&alias, &targets) {
+                Some(line) => writeln!(out, "{line}")?,
+                None => {
+                    report(&format_args!(
+                        "{}: a virtual(5) file has no way to write this alias; use --json",
+                        alias.escape_debug()
+                    ));
+                    code = code.max(FAILED);
+                }
+            },
+            Err(damage) => {
+                report(&Failure::Damage(path.to_owned(), damage));
+                code = DAMAGED;
+            }
+        }
+    }
+    Ok(code)
+}
+
 fn stats(path: &Path, as_json: bool, out: &mut impl Write) -> Result<u8, Failure> {
     let table = Table::open(path).map_err(Failure::Table)?;
     let shape = table.shape();
-    let mut domains = HashSet::new();
     let (mut owned, mut limited, mut address_bytes) = (0_u64, 0_u64, 0_u64);
     for user in table.users() {
         let user = user.map_err(|damage| Failure::Damage(path.to_owned(), damage))?;
-        domains.extend(split(&user.address).1.map(str::to_owned));
         owned += u64::from(user.uid.is_some());
         limited += u64::from(user.quota_bytes.is_some() || user.quota_messages.is_some());
         address_bytes += user.address.len() as u64;
     }
     let per_user = |bytes: u64| bytes as f64 / shape.users.max(1) as f64;
+    let per_address = |bytes: u64| bytes as f64 / (shape.users + shape.aliases).max(1) as f64;
     let built_at = shape
         .built_at
         .and_then(|seconds| jiff::Timestamp::from_second(seconds.cast_signed()).ok())
         .map(|time| time.to_string());
     let figures = [
         ("users", json!(shape.users)),
-        ("domains", json!(domains.len())),
+        ("aliases", json!(shape.aliases)),
+        ("domains", json!(shape.domains)),
         ("users_with_uid", json!(owned)),
         ("users_with_quota", json!(limited)),
         ("local_part_folded", json!(shape.local_part == LocalPart::Folded)),
         ("built_at", json!(built_at)),
-        ("file_bytes", json!(shape.file_bytes)),
-        ("heap_bytes", json!(shape.heap_bytes)),
-        ("template_bytes", json!(shape.template_bytes)),
-        ("index_bytes", json!(shape.index_bytes)),
-        ("bytes_per_user", rounded(per_user(shape.file_bytes))),
-        ("address_bytes_mean", rounded(per_user(address_bytes))),
+        ("classes", json!(shape.classes)),
         ("path_templates", json!(shape.templates)),
-        ("index_load", rounded(shape.users as f64 / (shape.home_buckets * 8) as f64)),
+        ("load_factor", rounded(shape.load)),
         ("longest_probe", json!(shape.longest_probe)),
+        ("address_bytes_mean", rounded(per_user(address_bytes))),
+        ("file_bytes", json!(shape.file_bytes)),
+        ("class_bytes", json!(shape.class_bytes)),
+        ("template_bytes", json!(shape.template_bytes)),
+        ("domain_bytes", json!(shape.domain_bytes)),
+        ("filter_bytes", json!(shape.filter_bytes)),
+        ("elsewhere_bytes", json!(shape.elsewhere_bytes)),
+        ("heap_bytes", json!(shape.heap_bytes)),
+        ("file_bytes_per_address", rounded(per_address(shape.file_bytes))),
+        ("class_bytes_per_address", rounded(per_address(shape.class_bytes))),
+        ("template_bytes_per_address", rounded(per_address(shape.template_bytes))),
+        ("domain_bytes_per_address", rounded(per_address(shape.domain_bytes))),
+        ("filter_bytes_per_address", rounded(per_address(shape.filter_bytes))),
+        ("elsewhere_bytes_per_address", rounded(per_address(shape.elsewhere_bytes))),
+        ("heap_bytes_per_address", rounded(per_address(shape.heap_bytes))),
     ];
     if as_json {
         let object: serde_json::Map<String, Value> =
@@ -378,9 +445,9 @@ fn stats(path: &Path, as_json: bool, out: &mut impl Write) -> Result<u8, Failure
     } else {
         for (name, value) in figures {
             match value {
-                Value::Null => writeln!(out, "{name:<20} not recorded")?,
-                Value::String(text) => writeln!(out, "{name:<20} {text}")?,
-                figure => writeln!(out, "{name:<20} {figure}")?,
+                Value::Null => writeln!(out, "{name:<28} not recorded")?,
+                Value::String(text) => writeln!(out, "{name:<28} {text}")?,
+                figure => writeln!(out, "{name:<28} {figure}")?,
             }
         }
     }
@@ -403,7 +470,9 @@ fn open_input(path: &Path) -> io::Result<(Box<dyn io::Read>, Option<u64>)> {
 /// Draws itself on standard error, and not at all if that is no terminal.
 fn progress_bar(length: Option<u64>, figures: &str) -> ProgressBar {
     let Some(length) = length else {
-        return ProgressBar::new_spinner();
+        let style = ProgressStyle::with_template("{spinner} {bytes} {bytes_per_sec}");
+        return ProgressBar::new_spinner()
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     };
     let template = format!("{{wide_bar}} {figures}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -419,6 +488,7 @@ fn parse_seed(text: &str) -> Result<[u8; 16], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::users::{Alias, Entry};
     use clap::Parser;
     use std::fs;
 
@@ -468,17 +538,51 @@ mod tests {
         assert_eq!((code, dumped.lines().count()), (0, 2));
         fs::write(directory.path().join("users"), &dumped).unwrap();
         assert_eq!(run(BUILD).0, 0);
-        assert_eq!(run("dump =table"), (0, dumped));
+        // Another seed, another order.
+        let sorted = |dumped: &str| {
+            let mut lines: Vec<String> = dumped.lines().map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        assert_eq!(sorted(&run("dump =table").1), sorted(&dumped));
         let (_, lines) = run("dump --json =table");
-        let users: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let users: Vec<Value> =
+            sorted(&lines).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(users[0]["quota_bytes"], json!(9));
         assert_eq!(users[1]["mail"], json!("/var/mail/bob"));
 
         let (code, stats) = run("stats --json =table");
         let stats: Value = serde_json::from_str(&stats).unwrap();
         assert_eq!((code, &stats["users"], &stats["domains"]), (0, &json!(2), &json!(1)));
-        assert!(run("stats =table").1.contains("users_with_quota     1\n"));
-        assert!(run("verify =table").1.ends_with("intact, 2 users\n"));
+        assert!(run("stats =table").1.contains(&format!("{:<28} 1\n", "users_with_quota")));
+        assert!(run("verify =table").1.ends_with("intact, 2 users, 0 aliases\n"));
+    }
+
+    #[test]
+    fn aliases_are_looked_up_and_dumped_as_they_were_added() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = |line: &str| run_in(directory.path(), line);
+        let options = Options::reproducible(LocalPart::Folded, [1; 16]);
+        let mut builder = Builder::create(&directory.path().join("table"), options).unwrap();
+        for (address, line) in ["alice@x", "bob@x"].into_iter().zip(1..) {
+            let (address, mail) = (address.to_owned(), "/srv/mail".to_owned());
+            builder.add(&Entry { line, address, mail, ..Entry::default() }).unwrap();
+        }
+        let targets = vec!["bob@x".to_owned(), "alice@x".to_owned()];
+        builder.add_alias(&Alias { line: 3, address: "team@x".to_owned(), targets }).unwrap();
+        builder.finish().unwrap();
+        let (code, text) = run("lookup =table team+d@x -d +");
+        assert_eq!(
+            (code, text.matches("maildir ").count(), text.matches("detail          d").count()),
+            (0, 2, 2)
+        );
+        assert!(text.find("bob@x") < text.find("alice@x"), "{text}");
+        assert_eq!(run("dump --aliases =table"), (0, "team@x bob@x, alice@x\n".to_owned()));
+        assert_eq!(run("dump =table").1.lines().count(), 2);
+        let json = run("dump --json =table").1;
+        assert!(json.ends_with("{\"alias\":\"team@x\",\"targets\":[\"bob@x\",\"alice@x\"]}\n"), "{json}");
+        assert_eq!((json.lines().count(), run("dump --json --aliases =table").1.lines().count()), (3, 1));
+        assert!(run("verify =table").1.ends_with("intact, 2 users, 1 aliases\n"));
     }
 
     #[test]
@@ -506,7 +610,9 @@ mod tests {
             fs::read(directory.path().join("table")).unwrap()
         };
         assert_eq!(built(), built());
-        assert!(run_in(directory.path(), "stats =table").1.contains("built_at             not recorded"));
+        assert!(
+            run_in(directory.path(), "stats =table").1.contains(&format!("{:<28} not recorded", "built_at"))
+        );
         for seed in ["", "00", "+00102030405060708090a0b0c0d0e0f", "zz0102030405060708090a0b0c0d0e0f"] {
             assert!(parse_seed(seed).is_err(), "{seed}");
         }
@@ -520,7 +626,8 @@ mod tests {
         assert_eq!(run(BUILD).0, 0);
         let path = directory.path().join("table");
         let mut bytes = fs::read(&path).unwrap();
-        bytes[4096 + 20] ^= 1;
+        let at = bytes.windows(5).rposition(|octets| octets == b"alice").unwrap();
+        bytes[at] ^= 1;
         let damaged = directory.path().join("damaged");
         fs::write(damaged, &bytes).unwrap();
         assert_eq!(run("lookup =damaged alice@example.org"), (DAMAGED, String::new()));

@@ -7,10 +7,9 @@
 
 use super::build::BuildError;
 use super::header::Section;
-use super::layout::PAGE;
-use super::record;
+use super::layout::{HUGE_PAGE, PAGE};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -44,14 +43,26 @@ impl Draft {
         Ok((draft, file))
     }
 
-    /// The content is durable by now; the name is after this.
-    pub(super) fn publish(&mut self) -> Result<(), BuildError> {
-        fs::rename(&self.path, &self.output).map_err(|error| self.failed("rename", error))?;
-        self.is_published = true;
-        let directory = match self.output.parent() {
+    /// The file under its working name.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where working name and name are.
+    pub(super) fn directory(&self) -> &Path {
+        match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
-        };
+        }
+    }
+
+    /// Makes the content durable, then the name.
+    pub(super) fn publish(&mut self) -> Result<(), BuildError> {
+        let synced = File::open(&self.path).and_then(|file| file.sync_all());
+        synced.map_err(|error| self.failed("sync", error))?;
+        fs::rename(&self.path, &self.output).map_err(|error| self.failed("rename", error))?;
+        self.is_published = true;
+        let directory = self.directory();
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(|source| BuildError::File {
             step: "sync the directory",
             path: directory.to_owned(),
@@ -73,58 +84,58 @@ impl Drop for Draft {
     }
 }
 
-/// The file that is written, with the position and the checksum of the section at hand.
+/// One section on its way into the file.
 #[derive(Debug)]
-pub(super) struct Output {
-    file: BufWriter<File>,
-    /// Octets written so far.
-    pub(super) offset: u64,
-    section: Section,
+pub(super) struct Stream<'f> {
+    file: &'f File,
+    begin: u64,
+    /// Where the buffer begins in the file.
+    offset: u64,
+    buffer: Vec<u8>,
+    checksum: u32,
 }
 
-impl Output {
-    pub(super) fn new(file: File) -> Self {
-        Self { file: BufWriter::with_capacity(1 << 18, file), offset: 0, section: Section::default() }
+impl<'f> Stream<'f> {
+    pub(super) fn new(file: &'f File, begin: u64) -> Self {
+        Self { file, begin, offset: begin, buffer: Vec::new(), checksum: 0 }
     }
 
-    pub(super) fn write(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.file.write_all(octets)?;
-        self.offset += octets.len() as u64;
-        self.section.checksum = crc32c::crc32c_append(self.section.checksum, octets);
+    /// Where the next octet will stand.
+    pub(super) fn position(&self) -> u64 {
+        self.offset + self.buffer.len() as u64
+    }
+
+    /// Whole huge pages are written at once: the kernel then keeps them as such, and maps them with one entry each.
+    pub(super) fn write(&mut self, mut octets: &[u8]) -> io::Result<()> {
+        while !octets.is_empty() {
+            let room = HUGE_PAGE - self.position() % HUGE_PAGE;
+            let length = usize::try_from(room).map_or(octets.len(), |room| room.min(octets.len()));
+            let (now, later) = octets.split_at(length);
+            self.buffer.extend_from_slice(now);
+            octets = later;
+            if length as u64 == room {
+                self.flush()?;
+            }
+        }
         Ok(())
     }
 
-    pub(super) fn begin_section(&mut self) {
-        self.section = Section { offset: self.offset, ..Section::default() };
+    fn flush(&mut self) -> io::Result<()> {
+        self.checksum = crc32c::crc32c_append(self.checksum, &self.buffer);
+        self.file.write_all_at(&self.buffer, self.offset)?;
+        self.offset += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
     }
 
-    /// Fills the last page.
-    pub(super) fn end_section(&mut self) -> io::Result<Section> {
-        let page = PAGE as u64;
-        let missing = self.offset.next_multiple_of(page) - self.offset;
-        self.write(&[0; PAGE][..usize::try_from(missing).unwrap_or_default()])?;
-        self.section.length = self.offset - self.section.offset;
-        Ok(self.section)
-    }
-
-    /// Makes everything that was written readable.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-
-    /// The address of a record that was written and flushed.
-    pub(super) fn address_at(&self, offset: u64) -> io::Result<String> {
-        let mut length = [0; 2];
-        let file = self.file.get_ref();
-        file.read_exact_at(&mut length, offset + record::ADDRESS_AT)?;
-        let mut address = vec![0; usize::from(u16::from_le_bytes(length))];
-        file.read_exact_at(&mut address, offset + record::ADDRESS_AT + 2)?;
-        String::from_utf8(address).map_err(io::Error::other)
-    }
-
-    pub(super) fn finish(&mut self, header: &[u8; PAGE]) -> io::Result<()> {
-        self.file.flush()?;
-        self.file.get_ref().write_all_at(header, 0)?;
-        self.file.get_ref().sync_all()
+    /// Fills up with zeroes to `length` at least, and to the end of the page.
+    pub(super) fn finish(mut self, length: u64) -> io::Result<Section> {
+        let end = (self.begin + length).max(self.position()).next_multiple_of(PAGE as u64);
+        while self.position() < end {
+            let missing = usize::try_from(end - self.position()).map_or(PAGE, |missing| missing.min(PAGE));
+            self.write(&[0; PAGE][..missing])?;
+        }
+        self.flush()?;
+        Ok(Section { offset: self.begin, length: end - self.begin, checksum: self.checksum })
     }
 }

@@ -4,8 +4,10 @@
 //! fold alike. Never parses address syntax: the caller hands over a local part without its quotes.
 #![forbid(unsafe_code)]
 
-use super::record::{Damage, User};
-use super::table::Table;
+use super::domain::Domain;
+use super::expand::expand;
+use super::record::{Damage, Record, User};
+use super::table::{Table, Want};
 use super::template::split;
 use std::borrow::Cow;
 use std::fmt;
@@ -128,10 +130,11 @@ impl fmt::Display for Base<'_> {
     }
 }
 
-/// Looks a recipient up: `local@domain` without its detail first; then, in a local domain or without any, the
-/// local part alone. Allocates only what [`Table::lookup`] does.
+/// Looks a recipient up; aliases lead to all their mailboxes.
 ///
-/// `local` has no quotes any more.
+/// The order is that of virtual(5): `local@domain` as it is, then without its detail; in a local domain or without any
+/// domain, the local part alone, likewise; then the domain's catch-all. A name that is an alias and a user is the
+/// alias. `local` has no quotes any more.
 ///
 /// # Errors
 /// If the table cannot tell: answer "try again later".
@@ -141,30 +144,126 @@ pub fn find<'x>(
     domain: Option<&'x str>,
     rules: &Rules,
 ) -> Result<Answer<'x>, Damage> {
-    let (name, detail) = rules.split_detail(local);
-    let base = Base { local: name, domain };
-    let found = |user| Answer::Found(Found { target: Target { user, detail }, more: Vec::new(), base });
+    let mut more = Vec::new();
+    let (target, detail) = match resolve(table, local, domain, rules)? {
+        Resolved::User(record, detail) => (Target { user: table.user(&record)?, detail }, detail),
+        Resolved::Alias(alias) => {
+            more = expand(table, rules, alias)?;
+            if more.is_empty() {
+                return Ok(Answer::UnknownUser);
+            }
+            (more.remove(0), alias.detail)
+        }
+        Resolved::UnknownUser => return Ok(Answer::UnknownUser),
+        Resolved::UnknownDomain => return Ok(Answer::UnknownDomain),
+    };
+    let name = if detail.is_some() { rules.split_detail(local).0 } else { local };
+    Ok(Answer::Found(Found { target, more, base: Base { local: name, domain } }))
+}
 
+/// Fetches what [`find`] will read first for a recipient, without waiting for it: for recipients who are known to
+/// come soon. Nothing but time depends on it.
+pub fn warm(table: &Table, local: &str, domain: Option<&str>, rules: &Rules) {
     let mut key = Key::new();
-    if key.push_local(name, table.local_part()).is_none() {
-        return Ok(Answer::UnknownUser);
+    if key.push_local(rules.split_detail(local).0, table.local_part()).is_none() {
+        return;
     }
-    let name_length = key.length;
-    let mut is_local = true;
+    let pushed = domain.map_or(Some(()), |domain| key.push(b"@").and_then(|()| key.push_lower(domain)));
+    if pushed.is_some() {
+        table.prefetch(table.hash(key.as_bytes()));
+    }
+}
+
+/// What a name is in a table.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Resolved<'x> {
+    /// A user, and the detail that was cut off.
+    User(Record<'x>, Option<&'x str>),
+    Alias(Alias<'x>),
+    UnknownUser,
+    UnknownDomain,
+}
+
+/// An alias under the name that led to it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Alias<'x> {
+    pub(super) record: Record<'x>,
+    /// The local part of that name, without its detail.
+    pub(super) name: &'x str,
+    pub(super) detail: Option<&'x str>,
+}
+
+/// Looks a name up, as [`find`] says; aliases are not followed.
+pub(super) fn resolve<'x>(
+    table: &'x Table,
+    local: &'x str,
+    domain: Option<&str>,
+    rules: &Rules,
+) -> Result<Resolved<'x>, Damage> {
+    let (name, detail) = rules.split_detail(local);
+    let mut folded = Key::new();
+    if local.is_empty() || folded.push_lower(domain.unwrap_or_default()).is_none() {
+        return Ok(Resolved::UnknownUser);
+    }
+    let domain = domain.map(|_| folded.as_bytes());
+    let what = |record: Record<'x>, name, detail| match record.is_alias() {
+        true => Resolved::Alias(Alias { record, name, detail }),
+        false => Resolved::User(record, detail),
+    };
+
+    let mut listed = None;
     if let Some(domain) = domain {
-        if key.push(b"@").and_then(|()| key.push_lower(domain)).is_none() {
-            return Ok(Answer::UnknownUser);
+        let Some(main) = Key::of(name, Some(domain), table.local_part()) else {
+            return Ok(Resolved::UnknownUser);
+        };
+        let hash = table.hash(main.as_bytes());
+        table.prefetch(hash);
+        listed = table.domain(domain);
+        if listed.is_some() || !table.lists_all_domains() {
+            if detail.is_some()
+                && let Some(record) = search(table, local, Some(domain), listed)?
+            {
+                return Ok(what(record, local, None));
+            }
+            if let Some(record) = table.search(main.as_bytes(), hash, listed, Want::Any)? {
+                return Ok(what(record, name, detail));
+            }
         }
-        if let Some(user) = table.lookup(key.as_bytes())? {
-            return Ok(found(user));
-        }
-        is_local = rules.is_local(&key.as_bytes()[name_length + 1..]);
     }
+    let is_local = domain.is_none_or(|domain| rules.is_local(domain));
     // A quoted local part may hold an "@": alone it would pass for somebody else's full address.
-    if !is_local || name.contains('@') {
-        return Ok(Answer::UnknownUser);
+    if is_local && !local.contains('@') {
+        if detail.is_some()
+            && let Some(record) = search(table, local, None, None)?
+        {
+            return Ok(what(record, local, None));
+        }
+        if let Some(record) = search(table, name, None, None)? {
+            return Ok(what(record, name, detail));
+        }
     }
-    Ok(table.lookup(&key.as_bytes()[..name_length])?.map_or(Answer::UnknownUser, found))
+    let may_have_catch_all = listed.map_or(!table.lists_all_domains(), |listed| listed.has_catch_all);
+    if let Some(domain) = domain
+        && may_have_catch_all
+        && let Some(record) = search(table, "", Some(domain), listed)?
+    {
+        return Ok(what(record, name, detail));
+    }
+    match listed.is_none() && table.lists_all_domains() && !is_local {
+        true => Ok(Resolved::UnknownDomain),
+        false => Ok(Resolved::UnknownUser),
+    }
+}
+
+/// The record of a name in a folded domain. A name that is too long is nobody's.
+fn search<'t>(
+    table: &'t Table,
+    local: &str,
+    domain: Option<&[u8]>,
+    listed: Option<Domain>,
+) -> Result<Option<Record<'t>>, Damage> {
+    let Some(key) = Key::of(local, domain, table.local_part()) else { return Ok(None) };
+    table.search(key.as_bytes(), table.hash(key.as_bytes()), listed, Want::Any)
 }
 
 /// The key under which an address is stored.
@@ -204,6 +303,17 @@ impl Key {
         Self { octets: [0; ADDRESS_BYTES_MAX], length: 0 }
     }
 
+    /// The key of a local part in a folded domain.
+    fn of(local: &str, domain: Option<&[u8]>, local_part: LocalPart) -> Option<Self> {
+        let mut key = Self::new();
+        key.push_local(local, local_part)?;
+        if let Some(domain) = domain {
+            key.push(b"@")?;
+            key.push(domain)?;
+        }
+        Some(key)
+    }
+
     fn as_bytes(&self) -> &[u8] {
         &self.octets[..self.length]
     }
@@ -239,8 +349,8 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::users::build::{Options, write};
-    use crate::users::entry::Entry;
+    use crate::users::build::{Builder, Options, write};
+    use crate::users::entry::{self, Entry};
     use std::path::Path;
 
     fn table(addresses: &[&str], local_part: LocalPart) -> Table {
@@ -333,5 +443,136 @@ mod tests {
         assert_eq!(who(&table, &"a".repeat(400), None), None);
         assert_eq!(who(&table, &"\u{130}".repeat(160), None), None);
         assert_eq!(who(&table, "", None), None);
+    }
+
+    /// A table with users and aliases, and rules by which it was built.
+    fn aliased(users: &[&str], aliases: &[(&str, &[&str])]) -> Table {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("table");
+        let options = Options::reproducible(LocalPart::Folded, [1; 16]);
+        let mut builder = Builder::create(&path, options).unwrap().with_rules(rules());
+        for (address, line) in users.iter().zip(1..) {
+            let (address, mail) = ((*address).to_owned(), "/srv/mail".to_owned());
+            builder.add(&Entry { line, address, mail, ..Entry::default() }).unwrap();
+        }
+        for ((address, targets), line) in aliases.iter().zip(1..) {
+            let targets = targets.iter().map(|target| (*target).to_owned()).collect();
+            builder.add_alias(&entry::Alias { line, address: (*address).to_owned(), targets }).unwrap();
+        }
+        builder.finish().unwrap();
+        let table = Table::from_bytes(Path::new("table"), &std::fs::read(path).unwrap()).unwrap();
+        assert!(table.verify(|| ()).is_empty());
+        table
+    }
+
+    /// All mailboxes that an address leads to, each with its detail behind a colon; or why there is none.
+    fn all(table: &Table, address: &str) -> String {
+        let (local, domain) = split(address);
+        match find(table, local, domain, &rules()).unwrap() {
+            Answer::Found(found) => {
+                let name = |target: &Target<'_>| match target.detail {
+                    Some(detail) => format!("{}:{detail}", target.user.address),
+                    None => target.user.address.to_string(),
+                };
+                found.targets().map(name).collect::<Vec<_>>().join(" ")
+            }
+            Answer::UnknownUser => "unknown user".to_owned(),
+            Answer::UnknownDomain => "unknown domain".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_alias_leads_to_each_mailbox_once_in_the_order_first_named() {
+        let table = aliased(
+            &["alice@x", "bob@x", "carol@x"],
+            &[
+                ("team@x", &["bob@x", "Rest@X", "BOB@x", "alice@x"]),
+                ("rest@x", &["carol@x", "bob@x"]),
+                ("bob+lists@x", &["carol@x"]),
+            ],
+        );
+        assert_eq!(all(&table, "TEAM@x"), "bob@x carol@x alice@x");
+        assert_eq!(all(&table, "bob@x"), "bob@x");
+        assert_eq!(all(&table, "bob+lists@x"), "carol@x");
+        assert_eq!(all(&table, "bob+other@x"), "bob@x:other");
+        assert_eq!(all(&table, "nobody@x"), "unknown user");
+        assert_eq!(all(&table, "alice@y"), "unknown domain");
+        let found = find(&table, "bob+lists", Some("x"), &rules()).unwrap().found().unwrap();
+        assert_eq!(found.base.to_string(), "bob+lists@x");
+    }
+
+    #[test]
+    fn the_detail_goes_on_to_targets_that_have_none() {
+        let table = aliased(
+            &["alice@x", "bob@x"],
+            &[("team@x", &["alice@x", "bob+Work@x", "bob@x"]), ("all@x", &["team+list@x", "alice@x"])],
+        );
+        assert_eq!(all(&table, "team@x"), "alice@x bob@x:Work bob@x");
+        assert_eq!(all(&table, "team+X@x"), "alice@x:X bob@x:Work bob@x:X");
+        assert_eq!(all(&table, "all+y@x"), "alice@x:list bob@x:Work bob@x:list alice@x:y");
+        let found = find(&table, "Team+X", Some("x"), &rules()).unwrap().found().unwrap();
+        assert_eq!(found.base.to_string(), "Team@x");
+    }
+
+    #[test]
+    fn an_alias_that_comes_back_to_itself_means_the_mailbox_of_its_name() {
+        let table = aliased(
+            &["alice@x", "bob@x", "chain@x", "root"],
+            &[
+                ("alice@x", &["alice@x", "bob@x"]),
+                ("bob@x", &["chain@x"]),
+                ("chain@x", &["chain@x", "bob@x", "alice@x"]),
+                ("root", &["root", "alice@x"]),
+            ],
+        );
+        assert_eq!(all(&table, "alice@x"), "alice@x chain@x bob@x");
+        assert_eq!(all(&table, "bob@x"), "chain@x bob@x alice@x");
+        assert_eq!(all(&table, "root"), "root alice@x chain@x bob@x");
+        assert_eq!(all(&table, "root+d@mx.example.org"), "root:d alice@x:d chain@x:d bob@x:d");
+        // The user is what look-ups by key are for.
+        assert_eq!(table.lookup("alice@x").unwrap().unwrap().address, "alice@x");
+    }
+
+    #[test]
+    fn a_catch_all_takes_who_is_not_there_and_a_domain_may_stand_for_another() {
+        let table = aliased(
+            &["alice@x", "bob", "carol@mx.example.org"],
+            &[
+                ("@x", &["alice+lost@x"]),
+                ("@y", &["@x"]),
+                ("@z", &["@mx.example.org"]),
+                ("bob@z", &["bob"]),
+                ("@mx.example.org", &["bob"]),
+            ],
+        );
+        assert_eq!(all(&table, "alice+d@x"), "alice@x:d");
+        assert_eq!(all(&table, "whoever@x"), "alice@x:lost");
+        assert_eq!(all(&table, "alice+d@y"), "alice@x:d");
+        assert_eq!(all(&table, "whoever+d@y"), "alice@x:lost");
+        assert_eq!(all(&table, "carol@z"), "carol@mx.example.org");
+        assert_eq!(all(&table, "bob@z"), "bob");
+        assert_eq!(all(&table, "nobody@mx.example.org"), "bob");
+        assert_eq!(all(&table, "x@x@y"), "alice@x:lost");
+        assert_eq!(all(&table, "@x"), "unknown user");
+        assert_eq!(all(&table, "nobody"), "unknown user");
+    }
+
+    #[test]
+    fn who_is_not_in_the_other_domain_is_unknown_in_the_one_that_stands_for_it() {
+        let table = aliased(&["alice@x"], &[("@y", &["@x"])]);
+        assert_eq!(all(&table, "alice@y"), "alice@x");
+        assert_eq!(all(&table, "bob@y"), "unknown user");
+        assert_eq!(all(&table, "bob@z"), "unknown domain");
+        assert_eq!(all(&table, "bob@mx.example.org"), "unknown user");
+    }
+
+    #[test]
+    fn warming_changes_no_answer() {
+        let table = aliased(&["alice@x"], &[]);
+        for local in ["alice", "alice+x", "", &"a".repeat(400)] {
+            warm(&table, local, Some("x"), &rules());
+            warm(&table, local, None, &rules());
+        }
+        assert_eq!(all(&table, "alice@x"), "alice@x");
     }
 }

@@ -5,10 +5,14 @@
 //! [`key`] is the way from a recipient's address to the key in the table.
 #![forbid(unsafe_code)]
 
+mod block;
 pub mod build;
+mod class;
 pub mod command;
+mod domain;
 mod draft;
 pub mod entry;
+mod expand;
 pub mod header;
 pub mod key;
 pub mod layout;
@@ -20,8 +24,8 @@ pub mod table;
 mod template;
 pub mod verify;
 
-pub use build::{BuildError, Builder, Options};
+pub use build::{BuildError, Builder, Conflict, Options};
 pub use entry::{Alias, Entry};
-pub use key::{Answer, Base, Found, LocalPart, Rules, Target, find};
+pub use key::{Answer, Base, Found, LocalPart, Rules, Target, find, warm};
 pub use record::{Damage, User};
 pub use table::{Table, TableError};

@@ -1,14 +1,15 @@
-//! One record of the heap: what the table knows about one address.
+//! One record of the heap: what the table knows about one key.
 //!
-//! Owns the coding of records in both directions. Promises that a
-//! [`User`] in hand is whole: its checksum fits and its paths keep the rules. Never searches.
+//! Owns the coding of bodies in both directions. Promises that a [`User`] in hand is whole and his paths keep the
+//! rules. Never searches; [`super::block`] finds bodies and checks their sums.
 #![forbid(unsafe_code)]
 
-use super::entry::{Entry, is_reserved};
-use super::key::ADDRESS_BYTES_MAX;
-use super::layout::{RECORD_HEAD, u16_at, u32_at, u64_at};
-use super::path::{self, PATH_BYTES_MAX};
-use super::template::{self, Dictionary, IN_RECORD, Template};
+use super::class::{self, Class, flag};
+use super::domain::{self, Domains};
+use super::entry::{Alias, Entry, is_reserved};
+use super::layout::{Rest, put_text, put_varint};
+use super::path;
+use super::template::{self, Template, split};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -47,21 +48,23 @@ impl User<'_> {
 pub enum Damage {
     /// The file was written to while it was in use, so what it does not hold means nothing.
     Rewritten,
-    /// A slot of the index points to where no record can be.
+    /// A record points to where no body can be.
     Outside {
         /// Where it points, in octets from the file's begin.
         offset: u64,
     },
-    /// The record ends behind the end of the heap.
+    /// A record ends behind the end of its block or section.
     Cut {
         /// The record's offset in the file.
         offset: u64,
     },
-    /// The record's checksum does not fit.
+    /// A checksum does not fit.
     Checksum {
-        /// The record's offset in the file.
+        /// Of what.
+        what: &'static str,
+        /// Its offset in the file.
         offset: u64,
-        /// The checksum that the record carries.
+        /// The checksum that it carries.
         expected: u32,
         /// The checksum of its octets.
         found: u32,
@@ -78,6 +81,13 @@ pub enum Damage {
         /// The field.
         field: &'static str,
     },
+    /// An alias that leads in a circle, to nobody or too far, which the builder would not have published.
+    Alias {
+        /// The alias's offset in the file.
+        offset: u64,
+        /// What is wrong with it.
+        trouble: &'static str,
+    },
 }
 
 impl fmt::Display for Damage {
@@ -87,20 +97,23 @@ impl fmt::Display for Damage {
                 f.write_str("the file was written to in place; replace it by rename only")?;
             }
             Self::Outside { offset } => {
-                write!(f, "index: a slot points to {offset}, which is outside of the heap")?;
+                write!(f, "heap: a record points to {offset}, which is outside of its section")?;
             }
             Self::Cut { offset } => {
-                write!(f, "heap: the record at {offset} ends behind the heap's end")?;
+                write!(f, "heap: the record at {offset} ends behind the end of its place")?;
             }
-            Self::Checksum { offset, expected, found } => write!(
+            Self::Checksum { what, offset, expected, found } => write!(
                 f,
-                "heap: the record at {offset} is damaged: expected checksum {expected:#010x}, found {found:#010x}"
+                "heap: the {what} at {offset} is damaged: expected checksum {expected:#010x}, found {found:#010x}"
             )?,
             Self::Unknown { offset } => {
                 write!(f, "heap: the record at {offset} is of a newer release")?;
             }
             Self::Malformed { offset, field } => {
                 write!(f, "heap: the record at {offset} has an impossible {field}")?;
+            }
+            Self::Alias { offset, trouble } => {
+                write!(f, "heap: the alias at {offset} {trouble}")?;
             }
         }
         f.write_str("; build the table again")
@@ -109,218 +122,288 @@ impl fmt::Display for Damage {
 
 impl std::error::Error for Damage {}
 
-/// A record that was found, with its checksum checked; its key can be compared before the rest is read.
+/// What records refer to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shared<'t> {
+    pub(super) classes: &'t [Class],
+    pub(super) templates: &'t [Template],
+    pub(super) domains: Domains<'t>,
+}
+
+/// A body of which the key was read; the rest is read when it is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record<'t> {
+    /// Where the record stands in the file.
     pub(super) offset: u64,
-    pub(super) key: &'t [u8],
-    body: &'t [u8],
-    /// Where the next record begins, counted in the heap.
-    pub(super) next: usize,
+    kind: u8,
+    domain: u32,
+    local: &'t [u8],
+    rest: Rest<'t>,
 }
 
 impl<'t> Record<'t> {
-    /// The record `start` octets into `heap`, which itself begins at `heap_offset` in the file.
+    /// Reads the key of the record at `offset`, whose checksum fits.
     ///
     /// # Errors
-    /// If it does not lie in the heap or its checksum does not fit.
-    pub(super) fn read(heap: &'t [u8], heap_offset: u64, start: usize) -> Result<Self, Damage> {
-        let offset = heap_offset + start as u64;
-        let cut = Damage::Cut { offset };
-        let octets = heap.get(start..).ok_or(cut)?;
-        let length = usize::from(u16_at(octets, 0).ok_or(cut)?);
-        let expected = u32_at(octets, 2).ok_or(cut)?;
-        let body = octets.get(RECORD_HEAD..RECORD_HEAD + length).ok_or(cut)?;
-        let found = checksum(&octets[..2], body);
-        if expected != found {
-            return Err(Damage::Checksum { offset, expected, found });
-        }
-        if body.first() != Some(&KIND_MAILBOX) {
+    /// If it is of a later version, or the key is cut off.
+    pub(super) fn parse(body: &'t [u8], offset: u64) -> Result<Self, Damage> {
+        let mut rest = Rest(body);
+        let kind = rest.octet().unwrap_or_default();
+        if !matches!(kind, KIND_USER | KIND_ALIAS | KIND_USER_WITH_CLASS) {
             return Err(Damage::Unknown { offset });
         }
-        let key = key_of(body).ok_or(Damage::Malformed { offset, field: "address" })?;
-        Ok(Self { offset, key, body, next: start + RECORD_HEAD + length })
+        let key = (|| Some((u32::try_from(rest.varint()?).ok()?, rest.text()?)))();
+        let (domain, local) = key.ok_or(Damage::Malformed { offset, field: "address" })?;
+        Ok(Self { offset, kind, domain, local, rest })
     }
 
-    /// Where the record behind a damaged one would begin, if the damaged one's length is right.
-    pub(super) fn skip(heap: &[u8], start: usize) -> usize {
-        let length = heap.get(start..).and_then(|octets| u16_at(octets, 0));
-        start + RECORD_HEAD + usize::from(length.unwrap_or_default())
+    pub(super) fn is_alias(&self) -> bool {
+        self.kind == KIND_ALIAS
     }
 
-    /// Everything in the record, with the templates filled in.
+    /// Whether it is the alias for all who are not in a domain.
+    pub(super) fn is_catch_all(&self) -> bool {
+        self.is_alias() && (self.local.is_empty() || self.domain == 0 && self.local.starts_with(b"@"))
+    }
+
+    /// Whether the key is this one: a domain's number and a local part, or 0 and the whole key.
+    pub(super) fn has_key(&self, domain: u32, local: &[u8]) -> bool {
+        self.domain == domain && self.local == local
+    }
+
+    /// Whether the other record has the same key.
+    pub(super) fn has_key_of(&self, other: &Self) -> bool {
+        self.has_key(other.domain, other.local)
+    }
+
+    /// The key as text.
     ///
     /// # Errors
-    /// If a field is missing or impossible, or there is more than the flags announce.
-    pub(super) fn user(&self, templates: &'t [Template]) -> Result<User<'t>, Damage> {
-        let malformed = |field| Damage::Malformed { offset: self.offset, field };
-        let flags = self.body.get(1).copied().unwrap_or(u8::MAX);
-        if flags & !flag::ALL != 0 {
-            return Err(Damage::Unknown { offset: self.offset });
-        }
-        let address = str::from_utf8(self.key).map_err(|_| malformed("address"))?;
-        let mut fields = Fields { flags, rest: &self.body[FIXED + self.key.len()..] };
-        let user = User {
-            uid: fields.uid(flag::UID).ok_or_else(|| malformed("uid"))?,
-            gid: fields.uid(flag::GID).ok_or_else(|| malformed("gid"))?,
-            quota_bytes: fields.quota(flag::BYTES).ok_or_else(|| malformed("quota"))?,
-            quota_messages: fields.quota(flag::MESSAGES).ok_or_else(|| malformed("quota"))?,
-            home: match flags & flag::HOME {
-                0 => None,
-                _ => Some(
-                    fields
-                        .path(u16_at(self.body, 2), templates, address)
-                        .filter(|home| path::check_home(home).is_ok())
-                        .ok_or_else(|| malformed("home"))?,
-                ),
-            },
-            mail: fields
-                .path(u16_at(self.body, 4), templates, address)
-                .filter(|mail| path::check_location(mail).is_ok())
-                .ok_or_else(|| malformed("mail location"))?,
-            address: address.into(),
+    /// If there is no such domain, or it is not UTF-8.
+    pub(super) fn address(&self, shared: Shared<'t>) -> Result<Cow<'t, str>, Damage> {
+        let address = || {
+            let local = str::from_utf8(self.local).ok()?;
+            if self.domain == 0 {
+                return Some(Cow::Borrowed(local));
+            }
+            let domain = str::from_utf8(shared.domains.text(self.domain)?).ok()?;
+            let mut address = String::with_capacity(local.len() + 1 + domain.len());
+            address.push_str(local);
+            address.push('@');
+            address.push_str(domain);
+            Some(Cow::Owned(address))
         };
-        let is_placed = user.home.is_some() || user.mail.starts_with('/');
-        if !is_placed || !fields.rest.is_empty() {
-            return Err(malformed("length"));
+        address().ok_or(self.malformed("address"))
+    }
+
+    /// Everything about a user, with the templates filled in.
+    ///
+    /// # Errors
+    /// If a field is missing or impossible, or there is more than there should be.
+    pub(super) fn user(&self, shared: Shared<'t>) -> Result<User<'t>, Damage> {
+        let address = self.address(shared)?;
+        let mut rest = self.rest;
+        let fields = match self.kind {
+            KIND_USER => {
+                let number = rest.varint().and_then(|number| usize::try_from(number).ok());
+                let class = number.and_then(|number| shared.classes.get(number));
+                Fields::of_class(*class.ok_or(self.malformed("class"))?)
+            }
+            KIND_USER_WITH_CLASS => Fields::read(&mut rest).map_err(|fault| fault.damage(self.offset))?,
+            _ => return Err(Damage::Unknown { offset: self.offset }),
+        };
+        let expand = |path: Path<'t>| match path {
+            Path::Text(text) => str::from_utf8(text).ok().map(Cow::Borrowed),
+            Path::Template(number) => Some(shared.templates.get(usize::from(number))?.expand(&address)),
+        };
+        let home = fields.home.map(|home| {
+            expand(home).filter(|home| path::check_home(home).is_ok()).ok_or(self.malformed("home"))
+        });
+        let home = home.transpose()?;
+        let mail = expand(fields.mail).filter(|mail| path::check_location(mail).is_ok());
+        let mail = mail.ok_or(self.malformed("mail location"))?;
+        if !rest.0.is_empty() || (home.is_none() && !mail.starts_with('/')) {
+            return Err(self.malformed("length"));
         }
-        Ok(user)
+        Ok(User {
+            home,
+            mail,
+            uid: fields.uid,
+            gid: fields.gid,
+            quota_bytes: fields.quota_bytes,
+            quota_messages: fields.quota_messages,
+            address,
+        })
+    }
+
+    /// The targets of an alias.
+    ///
+    /// # Errors
+    /// If one is cut off or not UTF-8, or there is more behind them.
+    pub(super) fn targets(&self) -> Result<Vec<&'t str>, Damage> {
+        let targets = || {
+            let mut rest = self.rest;
+            let count = usize::try_from(rest.varint()?).ok().filter(|count| *count <= rest.0.len())?;
+            let targets: Option<Vec<&str>> = (0..count).map(|_| str::from_utf8(rest.text()?).ok()).collect();
+            targets.filter(|_| self.is_alias() && rest.0.is_empty())
+        };
+        targets().ok_or(self.malformed("target"))
+    }
+
+    fn malformed(&self, field: &'static str) -> Damage {
+        Damage::Malformed { offset: self.offset, field }
     }
 }
 
-/// Appends the record of `entry` to `heap`. The entry was checked and its address folded.
-pub(super) fn write(entry: &Entry, dictionary: &mut Dictionary, heap: &mut Vec<u8>) {
-    let begin = heap.len();
-    let address = entry.address.as_bytes();
-    let home = entry.home.as_deref().unwrap_or_default();
-    let home_number = match home {
-        "" => 0,
-        _ => dictionary.number(template::of(home, &entry.address)),
-    };
-    let mail_number = dictionary.number(template::of(&entry.mail, &entry.address));
+/// What a table under construction has in common.
+#[derive(Debug, Default)]
+pub(super) struct Dictionaries {
+    pub(super) classes: class::Dictionary,
+    pub(super) templates: template::Dictionary,
+    pub(super) domains: domain::Dictionary,
+}
+
+/// Writes the body of `entry`, which was checked and its address folded.
+pub(super) fn write_user(entry: &Entry, dictionaries: &mut Dictionaries, body: &mut Vec<u8>) {
+    body.clear();
+    body.push(KIND_USER);
+    put_key(&entry.address, &mut dictionaries.domains, body);
+    let home = entry.home.as_deref().filter(|home| !home.is_empty());
+    let home_number = home.map(|home| dictionaries.templates.number_of(home, &entry.address));
+    let mail_number = dictionaries.templates.number_of(&entry.mail, &entry.address);
     let quota_bytes = entry.quota_bytes.filter(|limit| *limit > 0);
     let quota_messages = entry.quota_messages.filter(|limit| *limit > 0);
-    let flags = [
-        (entry.uid.is_some(), flag::UID),
-        (entry.gid.is_some(), flag::GID),
-        (quota_bytes.is_some(), flag::BYTES),
-        (quota_messages.is_some(), flag::MESSAGES),
-        (!home.is_empty(), flag::HOME),
+    let (uid, gid) = (entry.uid, entry.gid);
+    if let (None | Some(Some(_)), Some(mail)) = (home_number, mail_number) {
+        let class = Class { home: home_number.flatten(), mail, uid, gid, quota_bytes, quota_messages };
+        if let Some(number) = dictionaries.classes.number(class) {
+            return put_varint(body, number.into());
+        }
+    }
+    body[0] = KIND_USER_WITH_CLASS;
+    let numbers = [
+        (uid.map(u64::from), flag::UID),
+        (gid.map(u64::from), flag::GID),
+        (quota_bytes, flag::BYTES),
+        (quota_messages, flag::MESSAGES),
     ];
-    let flags = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, bit)| all | bit);
-
-    heap.extend_from_slice(&[0; RECORD_HEAD]);
-    heap.extend_from_slice(&[KIND_MAILBOX, flags]);
-    heap.extend_from_slice(&home_number.to_le_bytes());
-    heap.extend_from_slice(&mail_number.to_le_bytes());
-    put_text(heap, address);
-    for id in [entry.uid, entry.gid].into_iter().flatten() {
-        heap.extend_from_slice(&id.to_le_bytes());
+    let home_flag = if home.is_some() { flag::HOME } else { 0 };
+    body.push(numbers.iter().filter(|(field, _)| field.is_some()).fold(home_flag, |all, (_, bit)| all | bit));
+    if let Some(home) = home {
+        put_path(home_number.flatten(), home, body);
     }
-    for limit in [quota_bytes, quota_messages].into_iter().flatten() {
-        heap.extend_from_slice(&limit.to_le_bytes());
-    }
-    if home_number == IN_RECORD {
-        put_text(heap, home.as_bytes());
-    }
-    if mail_number == IN_RECORD {
-        put_text(heap, entry.mail.as_bytes());
-    }
-    seal(&mut heap[begin..]);
+    put_path(mail_number, &entry.mail, body);
+    numbers.iter().filter_map(|(field, _)| *field).for_each(|field| put_varint(body, field));
 }
 
-/// Where the address's length stands, counted from the record's begin; the address follows.
-pub(super) const ADDRESS_AT: u64 = (RECORD_HEAD + FIXED - 2) as u64;
-const KIND_MAILBOX: u8 = 1;
-/// Octets of a body before the address.
-const FIXED: usize = 8;
-
-mod flag {
-    pub(super) const UID: u8 = 1;
-    pub(super) const GID: u8 = 2;
-    pub(super) const BYTES: u8 = 4;
-    pub(super) const MESSAGES: u8 = 8;
-    pub(super) const HOME: u8 = 16;
-    pub(super) const ALL: u8 = 31;
+/// Writes the body of `alias`, which was checked; `address` is its address, folded.
+pub(super) fn write_alias(alias: &Alias, address: &str, dictionaries: &mut Dictionaries, body: &mut Vec<u8>) {
+    body.clear();
+    body.push(KIND_ALIAS);
+    let domain = put_key(address, &mut dictionaries.domains, body);
+    if let Some(domain) = domain.filter(|_| address.starts_with('@')) {
+        dictionaries.domains.set_catch_all(domain);
+    }
+    put_varint(body, alias.targets.len() as u64);
+    for target in &alias.targets {
+        put_text(body, target.as_bytes());
+    }
 }
 
-// The longest record fits its length field.
-const _: () = assert!(FIXED + ADDRESS_BYTES_MAX + 24 + 2 * (2 + PATH_BYTES_MAX) <= u16::MAX as usize);
+/// Writes the key, and returns the number of its domain, if it has one in the list.
+fn put_key(address: &str, domains: &mut domain::Dictionary, body: &mut Vec<u8>) -> Option<u32> {
+    let (name, domain) = split(address);
+    let number = domain.and_then(|domain| domains.number(domain));
+    put_varint(body, number.unwrap_or_default().into());
+    put_text(body, if number.is_some() { name } else { address }.as_bytes());
+    number
+}
 
-/// The fields behind the address, taken from the left. `None` is "cannot be", `Some(None)` "is not there".
+fn put_path(template: Option<u16>, text: &str, body: &mut Vec<u8>) {
+    put_varint(body, template.map_or(0, |number| u64::from(number) + 1));
+    if template.is_none() {
+        put_text(body, text.as_bytes());
+    }
+}
+
+const KIND_USER: u8 = 1;
+const KIND_ALIAS: u8 = 2;
+const KIND_USER_WITH_CLASS: u8 = 3;
+
+/// A home or mail location as it is stored.
+#[derive(Clone, Copy)]
+enum Path<'t> {
+    Template(u16),
+    Text(&'t [u8]),
+}
+
+/// What a class or a record says.
 struct Fields<'t> {
-    flags: u8,
-    rest: &'t [u8],
+    home: Option<Path<'t>>,
+    mail: Path<'t>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    quota_bytes: Option<u64>,
+    quota_messages: Option<u64>,
+}
+
+/// The field that cannot be; `None`: a flag of a later version.
+struct FieldFault(Option<&'static str>);
+
+impl FieldFault {
+    fn damage(&self, offset: u64) -> Damage {
+        self.0.map_or(Damage::Unknown { offset }, |field| Damage::Malformed { offset, field })
+    }
 }
 
 impl<'t> Fields<'t> {
-    fn take(&mut self, length: usize) -> Option<&'t [u8]> {
-        let (field, rest) = self.rest.split_at_checked(length)?;
-        self.rest = rest;
-        Some(field)
-    }
-
-    fn uid(&mut self, bit: u8) -> Option<Option<u32>> {
-        if self.flags & bit == 0 {
-            return Some(None);
-        }
-        let id = u32_at(self.take(4)?, 0)?;
-        (!is_reserved(id)).then_some(Some(id))
-    }
-
-    fn quota(&mut self, bit: u8) -> Option<Option<u64>> {
-        if self.flags & bit == 0 {
-            return Some(None);
-        }
-        let limit = u64_at(self.take(8)?, 0)?;
-        (limit > 0).then_some(Some(limit))
-    }
-
-    fn path(
-        &mut self,
-        number: Option<u16>,
-        templates: &'t [Template],
-        address: &str,
-    ) -> Option<Cow<'t, str>> {
-        match number? {
-            IN_RECORD => {
-                let length = u16_at(self.take(2)?, 0)?;
-                let text = self.take(usize::from(length))?;
-                str::from_utf8(text).ok().map(Cow::Borrowed)
-            }
-            number => Some(templates.get(usize::from(number))?.expand(address)),
+    fn of_class(class: Class) -> Self {
+        Self {
+            home: class.home.map(Path::Template),
+            mail: Path::Template(class.mail),
+            uid: class.uid,
+            gid: class.gid,
+            quota_bytes: class.quota_bytes,
+            quota_messages: class.quota_messages,
         }
     }
+
+    fn read(rest: &mut Rest<'t>) -> Result<Self, FieldFault> {
+        let flags = rest.octet().ok_or(FieldFault(Some("length")))?;
+        if flags & !flag::ALL != 0 {
+            return Err(FieldFault(None));
+        }
+        let given = |bit: u8| flags & bit != 0;
+        let home = given(flag::HOME).then(|| path_of(rest).ok_or(FieldFault(Some("home")))).transpose()?;
+        let mail = path_of(rest).ok_or(FieldFault(Some("mail location")))?;
+        let mut number = |bit, field| match given(bit) {
+            false => Ok(None),
+            true => rest.varint().filter(|number| *number > 0).map(Some).ok_or(FieldFault(Some(field))),
+        };
+        let [uid, gid] = [number(flag::UID, "uid")?, number(flag::GID, "gid")?];
+        let (quota_bytes, quota_messages) = (number(flag::BYTES, "quota")?, number(flag::MESSAGES, "quota")?);
+        Ok(Self { home, mail, uid: id(uid, "uid")?, gid: id(gid, "gid")?, quota_bytes, quota_messages })
+    }
 }
 
-fn key_of(body: &[u8]) -> Option<&[u8]> {
-    let length = usize::from(u16_at(body, FIXED - 2)?);
-    body.get(FIXED..FIXED + length)
+fn path_of<'t>(rest: &mut Rest<'t>) -> Option<Path<'t>> {
+    match rest.varint()? {
+        0 => rest.text().map(Path::Text),
+        number => u16::try_from(number - 1).ok().map(Path::Template),
+    }
 }
 
-fn put_text(heap: &mut Vec<u8>, text: &[u8]) {
-    let length = u16::try_from(text.len()).expect("checked entries have short texts");
-    heap.extend_from_slice(&length.to_le_bytes());
-    heap.extend_from_slice(text);
-}
-
-fn seal(record: &mut [u8]) {
-    let (head, body) = record.split_at_mut(RECORD_HEAD);
-    let length = u16::try_from(body.len()).expect("the longest record fits its length field");
-    head[..2].copy_from_slice(&length.to_le_bytes());
-    let checksum = checksum(&head[..2], body);
-    head[2..].copy_from_slice(&checksum.to_le_bytes());
-}
-
-fn checksum(length: &[u8], body: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(length), body)
+fn id(number: Option<u64>, field: &'static str) -> Result<Option<u32>, FieldFault> {
+    let id = number.map(u32::try_from).transpose();
+    id.ok().filter(|id| !id.is_some_and(is_reserved)).ok_or(FieldFault(Some(field)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::users::layout::BODY_BYTES_MAX;
 
-    const HEAP_OFFSET: u64 = 4096;
+    const OFFSET: u64 = 4102;
 
     fn entry(home: &str) -> Entry {
         Entry {
@@ -333,71 +416,77 @@ mod tests {
         }
     }
 
-    /// A record, and the templates it needs.
-    fn written(entry: &Entry) -> (Vec<u8>, Vec<Template>) {
-        let (mut heap, mut dictionary) = (Vec::new(), Dictionary::default());
-        write(entry, &mut dictionary, &mut heap);
-        let count = u32::try_from(dictionary.len()).unwrap();
-        let templates = template::read_section(dictionary.section(), count).unwrap();
-        (heap, templates)
+    /// What a reader makes of a body that was written with these dictionaries.
+    fn read(body: &[u8], dictionaries: &Dictionaries) -> Result<String, Damage> {
+        let count = |length: usize| u32::try_from(length).unwrap();
+        let templates = &dictionaries.templates;
+        let templates = template::read_section(templates.section(), count(templates.len())).unwrap();
+        let classes = &dictionaries.classes;
+        let classes =
+            class::read_section(classes.section(), count(classes.len()), count(templates.len())).unwrap();
+        let slots = dictionaries.domains.slots(&[0; 16]);
+        let domains = Domains {
+            section: dictionaries.domains.section(),
+            slots: &slots,
+            count: count(dictionaries.domains.len()),
+        };
+        let shared = Shared { classes: &classes, templates: &templates, domains };
+        let user = Record::parse(body, OFFSET)?.user(shared)?;
+        Ok(format!("{} {}", user.address, user.maildir()))
     }
 
-    fn read<'t>(heap: &'t [u8], templates: &'t [Template]) -> Result<User<'t>, Damage> {
-        Record::read(heap, HEAP_OFFSET, 0)?.user(templates)
+    fn full_templates() -> Dictionaries {
+        let mut dictionaries = Dictionaries::default();
+        for n in 0..template::TEMPLATES_MAX {
+            dictionaries.templates.number_of(&n.to_string(), "alice");
+        }
+        dictionaries
     }
 
     #[test]
     fn a_path_without_a_template_is_in_the_record() {
-        let entry = entry("/home/alice");
-        let (mut heap, mut dictionary) = (Vec::new(), Dictionary::default());
-        for n in 0..template::TEMPLATES_MAX {
-            dictionary.number(n.to_string());
-        }
-        write(&entry, &mut dictionary, &mut heap);
-        let user = read(&heap, &[]).unwrap();
-        assert_eq!(user.home.as_deref(), Some("/home/alice"));
-        assert_eq!(user.maildir(), "/home/alice/Maildir");
+        let (mut body, mut dictionaries) = (Vec::new(), full_templates());
+        write_user(&entry("/home/alice"), &mut dictionaries, &mut body);
+        assert_eq!(dictionaries.classes.len(), 0);
+        assert_eq!(read(&body, &dictionaries).unwrap(), "alice@example.org /home/alice/Maildir");
     }
 
     #[test]
-    fn a_record_with_all_fields_takes_as_many_octets_as_a_hundred_million_can_have() {
+    fn a_record_is_little_more_than_its_local_part() {
         let entry = Entry {
-            address: "a.user.name.of.28@example.org".to_owned(),
+            address: "a.users.name@his.domain.example".to_owned(),
             gid: Some(8),
             quota_messages: Some(1),
-            ..entry("/home/alice")
+            ..entry("/var/vmail/his.domain.example/a.users.name")
         };
-        let (heap, _) = written(&entry);
-        // The index takes ten octets an address, and eighty are to be enough.
-        assert!(heap.len() <= 70, "{}", heap.len());
+        let (mut body, mut dictionaries) = (Vec::new(), Dictionaries::default());
+        write_user(&entry, &mut dictionaries, &mut body);
+        assert_eq!(body.len(), "a.users.name".len() + 4);
+        assert!(body.len() <= BODY_BYTES_MAX);
     }
 
     #[test]
     fn fields_that_cannot_be_are_damage_even_if_the_checksum_fits() {
         type Change = fn(&mut Vec<u8>);
-        let owner = FIXED + "alice@example.org".len();
-        assert_eq!(owner, 25);
-        let (heap, templates) = written(&entry("/home/alice"));
-        assert!(read(&heap, &templates).is_ok());
-        let changes: [(Change, &str); 10] = [
-            (|body| body[0] = 2, "newer release"),
-            (|body| body[1] |= 0x80, "newer release"),
-            (|body| body[2] = 9, "impossible home"),
-            (|body| body[4..6].fill(0xff), "impossible mail location"),
-            (|body| body[6] = 0xff, "impossible address"),
-            (|body| body[8] = 0xff, "impossible address"),
-            (|body| body[25..29].fill(0), "impossible uid"),
-            (|body| body[29..37].fill(0), "impossible quota"),
+        let (mut good, mut dictionaries) = (Vec::new(), full_templates());
+        write_user(&entry("/home/alice"), &mut dictionaries, &mut good);
+        // Kind, domain, length and local part, then the fields.
+        assert_eq!(&good[..9], b"\x03\x01\x05alice\x0b");
+        let changes: [(Change, &str); 9] = [
+            (|body| body[0] = 9, "newer release"),
+            (|body| body[8] |= 0x80, "newer release"),
+            (|body| body[1] = 5, "impossible address"),
+            (|body| body[2] = 0xff, "impossible address"),
+            (|body| body[4] = 0xff, "impossible address"),
+            (|body| body[9] = 200, "impossible home"),
             (|body| body.push(0), "impossible length"),
-            (|body| body.truncate(30), "impossible quota"),
+            (|body| body.truncate(body.len() - 1), "impossible quota"),
+            (|body| body.truncate(body.len() - 2), "impossible uid"),
         ];
         for (change, message) in changes {
-            let mut body = heap[RECORD_HEAD..].to_vec();
+            let mut body = good.clone();
             change(&mut body);
-            let mut record = vec![0; RECORD_HEAD];
-            record.append(&mut body);
-            seal(&mut record);
-            let damage = read(&record, &templates).unwrap_err().to_string();
+            let damage = read(&body, &dictionaries).unwrap_err().to_string();
             assert!(damage.contains(message), "{message:?} is not in {damage:?}");
         }
     }
@@ -405,9 +494,24 @@ mod tests {
     #[test]
     fn a_hostile_home_is_damage_and_not_a_user() {
         for home in ["/home/../etc", "relative", "/a//b", "/a\nb"] {
-            let (heap, templates) = written(&entry(home));
-            let damage = read(&heap, &templates).unwrap_err();
-            assert!(matches!(damage, Damage::Malformed { field: "home", .. }), "{home}");
+            for mut dictionaries in [Dictionaries::default(), full_templates()] {
+                let mut body = Vec::new();
+                write_user(&entry(home), &mut dictionaries, &mut body);
+                let damage = read(&body, &dictionaries).unwrap_err();
+                assert!(matches!(damage, Damage::Malformed { field: "home", .. }), "{home}");
+            }
         }
+    }
+
+    #[test]
+    fn the_targets_of_an_alias_are_read_as_they_were_written() {
+        let targets = ["bob+X@example.org", "@example.net", "carol"];
+        let alias = Alias { targets: targets.map(str::to_owned).to_vec(), ..Alias::default() };
+        let (mut body, mut dictionaries) = (Vec::new(), Dictionaries::default());
+        write_alias(&alias, "@example.org", &mut dictionaries, &mut body);
+        let record = Record::parse(&body, OFFSET).unwrap();
+        assert!(record.is_alias() && record.has_key(1, b""));
+        assert_eq!(record.targets().unwrap(), targets);
+        assert!(Record::parse(&body[..body.len() - 1], OFFSET).unwrap().targets().is_err());
     }
 }

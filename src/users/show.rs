@@ -65,6 +65,14 @@ pub(super) fn to_passwd_line(user: &User<'_>) -> Option<String> {
     Some(format!("{}::{}:{}::{field_home}::{extra}", user.address, id(user.uid), id(user.gid)))
 }
 
+/// An alias as a line of a virtual(5) table; `None` if a separator of that format is in the way.
+pub(super) fn to_virtual_line(alias: &str, targets: &[&str]) -> Option<String> {
+    let is_separator = |character: char| character.is_whitespace() || matches!(character, ',' | '"');
+    let is_plain = |text: &str| !text.contains(is_separator) && !text.starts_with('#');
+    let can_be = is_plain(alias) && targets.iter().all(|target| is_plain(target));
+    can_be.then(|| format!("{alias} {}", targets.join(", ")))
+}
+
 /// A path as a mail location: a relative one says so, and a percent sign is not a variable.
 fn location(mail: &str) -> String {
     let prefix = if mail.starts_with('/') { "" } else { "~/" };

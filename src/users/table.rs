@@ -1,16 +1,22 @@
 //! The reader of a user table.
 //!
-//! Owns the mapping and the search in it. Promises that an answer is right or an error: header, templates and
-//! index are checked when the table is opened, a record when it is used. Never writes, and never follows an
-//! offset it has not compared with the file's length.
+//! Owns the mapping and the search in it. Promises that an answer is right or an error: everything that a search
+//! begins with is checked when the table is opened and held in memory of the table's own, a record is checked when it
+//! is used, and a block in which something should have been and was not. Never writes, and never follows an offset
+//! that it has not compared with the file's length.
 #![forbid(unsafe_code)]
 
-use super::header::{Header, HeaderFault};
+use super::block::{Block, Raw, may_hold};
+use super::class::{self, Class};
+use super::domain::{Domain, Domains};
+use super::header::{Header, HeaderFault, SECTIONS, Which};
 use super::key::LocalPart;
-use super::layout::{BUCKET, PAGE, SLOTS, Slot, home_bucket, tag};
-use super::record::{Damage, Record, User};
+use super::layout::{BLOCK, BLOCK_ROOM, LINE, home, tag};
+use super::record::{Damage, Record, Shared, User};
 use super::template::{self, Template};
+use crate::sys::cpu::prefetch;
 use crate::sys::mmap::Mapping;
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,12 +26,24 @@ use std::path::{Path, PathBuf};
 pub struct Table {
     path: PathBuf,
     mapping: Mapping,
+    /// A copy of the file up to its elsewhere section: one octet and a half for each address.
+    head: Mapping,
     header: Header,
     templates: Vec<Template>,
+    classes: Vec<Class>,
+}
+
+/// What a search is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// An alias; if there is none of the key, a user.
+    Any,
+    /// A user.
+    User,
 }
 
 impl Table {
-    /// Maps the table at `path` and checks its header, templates and index.
+    /// Maps the table at `path` and checks everything but the records.
     ///
     /// # Errors
     /// If it cannot be read, is not a table, is cut off or damaged; the message names the part.
@@ -45,27 +63,36 @@ impl Table {
         opened.map_err(|fault| TableError { path: path.to_owned(), fault })
     }
 
-    /// Looks a key up as it is stored: [`super::key::find`] is the way from a recipient to here.
-    ///
-    /// Allocates only where a path has variables in it.
+    /// Looks a user up by his key as it is stored: [`super::key::find`] is the way from a recipient to here.
     ///
     /// # Errors
     /// If a record that could be the one is damaged.
     pub fn lookup(&self, key: impl AsRef<[u8]>) -> Result<Option<User<'_>>, Damage> {
-        match self.search(key.as_ref())? {
+        let key = key.as_ref();
+        let hash = self.hash(key);
+        self.prefetch(hash);
+        let domain = memchr::memrchr(b'@', key).and_then(|at| self.domain(&key[at + 1..]));
+        match self.search(key, hash, domain, Want::User)? {
             Some(record) => self.user(&record).map(Some),
-            // Damaged records are noticed; an index that reads as empty is not. "No such user" bounces mail,
-            // so it is said only of a file that nobody has touched.
-            None if self.mapping.is_changed() => Err(Damage::Rewritten),
             None => Ok(None),
         }
     }
 
-    /// All users in the order in which they were added.
+    /// All users, in the order of the hashes of their keys.
     ///
-    /// A damaged record is an error in its place; if not even its length can be believed, it is the last item.
+    /// A damaged record is an error in its place.
     pub fn users(&self) -> impl Iterator<Item = Result<User<'_>, Damage>> {
-        self.records().map(|record| record.and_then(|record| self.user(&record)))
+        let users = self.records().filter(|record| !record.as_ref().is_ok_and(Record::is_alias));
+        users.map(|record| record.and_then(|record| self.user(&record)))
+    }
+
+    /// All aliases and their targets, likewise.
+    pub fn aliases(&self) -> impl Iterator<Item = Result<(Cow<'_, str>, Vec<&str>), Damage>> {
+        let aliases = self.records().filter(|record| !record.as_ref().is_ok_and(|record| !record.is_alias()));
+        aliases.map(|record| {
+            let record = record?;
+            Ok((self.address(&record)?, record.targets()?))
+        })
     }
 
     /// Where the table was opened.
@@ -80,124 +107,230 @@ impl Table {
 
     /// Number of users.
     pub fn len(&self) -> u64 {
-        self.header.records
+        self.header.users
     }
 
     /// Whether nobody is in it.
     pub fn is_empty(&self) -> bool {
-        self.header.records == 0
+        self.header.users == 0
     }
 
     /// The figures of the header.
     pub fn shape(&self) -> Shape {
+        let header = &self.header;
+        let length = |which| header.section(which).length;
         Shape {
-            users: self.header.records,
-            file_bytes: self.header.file_length,
-            heap_bytes: self.header.heap.length,
-            template_bytes: self.header.template_section.length,
-            index_bytes: self.header.index.length,
-            templates: self.header.templates,
-            home_buckets: self.header.home_buckets,
-            longest_probe: self.header.longest_probe,
-            local_part: self.header.local_part,
-            built_at: (self.header.built_at > 0).then_some(self.header.built_at),
+            users: header.users,
+            aliases: header.aliases,
+            file_bytes: header.file_length,
+            class_bytes: length(Which::Classes),
+            template_bytes: length(Which::Templates),
+            domain_bytes: length(Which::Domains) + length(Which::DomainSlots),
+            filter_bytes: length(Which::Filter),
+            elsewhere_bytes: length(Which::Elsewhere),
+            heap_bytes: length(Which::Heap),
+            classes: header.classes,
+            templates: header.templates,
+            domains: header.domains,
+            load: header.record_bytes as f64 / (header.home_blocks as f64 * BLOCK_ROOM as f64),
+            longest_probe: header.longest_probe,
+            local_part: header.local_part,
+            built_at: (header.built_at > 0).then_some(header.built_at),
         }
     }
 
     fn check(path: &Path, mapping: Mapping) -> Result<Self, TableFault> {
         let header = Header::decode(&mapping).map_err(TableFault::Header)?;
-        let mut table = Self { path: path.to_owned(), mapping, header, templates: Vec::new() };
-        table.check_section("templates")?;
-        table.check_section("index")?;
-        let section = header.template_section.of(&table.mapping).unwrap_or_default();
-        table.templates = template::read_section(section, header.templates)
+        let before = usize::try_from(header.section(Which::Elsewhere).offset).unwrap_or_default();
+        // "No such user" bounces mail. It is said by what is here, which no writer can change any more.
+        let head = Mapping::copy_of(mapping.get(..before).unwrap_or_default()).map_err(TableFault::Open)?;
+        let mut table =
+            Self { path: path.to_owned(), mapping, head, header, templates: Vec::new(), classes: Vec::new() };
+        for which in [Which::Classes, Which::Templates, Which::Domains, Which::DomainSlots, Which::Filter] {
+            table.check_section(which)?;
+        }
+        table.templates = template::read_section(table.octets(Which::Templates), header.templates)
             .map_err(|number| TableFault::Template { number })?;
+        table.classes = class::read_section(table.octets(Which::Classes), header.classes, header.templates)
+            .map_err(|number| TableFault::Class { number })?;
         Ok(table)
     }
 
-    pub(super) fn check_section(&self, name: &'static str) -> Result<(), TableFault> {
-        for (section_name, section) in self.header.sections() {
-            if section_name != name {
-                continue;
-            }
-            let found = crc32c::crc32c(section.of(&self.mapping).unwrap_or_default());
-            if section.checksum != found {
-                return Err(TableFault::Section { section: name, expected: section.checksum, found });
-            }
+    pub(super) fn check_section(&self, which: Which) -> Result<(), TableFault> {
+        let expected = self.header.section(which).checksum;
+        let found = crc32c::crc32c(self.octets(which));
+        match expected == found {
+            true => Ok(()),
+            false => Err(TableFault::Section { section: SECTIONS[which as usize], expected, found }),
         }
-        Ok(())
     }
 
-    /// Buckets from the home on; the first empty slot, or the longest probe, ends the search.
-    pub(super) fn search(&self, key: &[u8]) -> Result<Option<Record<'_>>, Damage> {
-        let hash = self.header.hash(key);
-        let tag = tag(hash);
-        let home = home_bucket(hash, self.header.home_buckets);
-        let first = usize::try_from(home * SLOTS).unwrap_or(usize::MAX);
-        let reach = self.header.longest_probe as usize * BUCKET / 8;
-        let slots = self.slots().get(first..).unwrap_or_default();
-        for slot in &slots[..reach.min(slots.len())] {
-            let Some(slot) = Slot::decode(*slot) else {
-                return Ok(None);
-            };
-            if slot.tag == tag {
-                let record = self.record_at(slot.offset)?;
-                if record.key == key {
+    pub(super) fn hash(&self, key: &[u8]) -> u64 {
+        self.header.hash(key)
+    }
+
+    /// Fetches what a search for the hash reads first, without waiting for it.
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(self.block_at(home(hash, self.header.home_blocks)).map_or(&[], |(octets, _)| &octets[..]));
+        prefetch(self.filter_line(hash));
+    }
+
+    /// A folded domain, if it is in the list.
+    pub(super) fn domain(&self, domain: &[u8]) -> Option<Domain> {
+        self.domains().find(&self.header.seed, domain)
+    }
+
+    /// Whether a domain that is not in the list has no keys.
+    pub(super) fn lists_all_domains(&self) -> bool {
+        self.header.lists_all_domains
+    }
+
+    /// The record of a key whose hash and domain are these.
+    pub(super) fn search(
+        &self,
+        key: &[u8],
+        hash: u64,
+        domain: Option<Domain>,
+        want: Want,
+    ) -> Result<Option<Record<'_>>, Damage> {
+        if !may_hold(self.filter_line(hash), hash) {
+            return Ok(None);
+        }
+        let (domain, local) = match (domain, memchr::memrchr(b'@', key)) {
+            (Some(domain), Some(at)) => (domain.number, &key[..at]),
+            (None, Some(_)) if self.header.lists_all_domains => return Ok(None),
+            _ => (0, key),
+        };
+        for block in self.blocks_of(hash) {
+            for raw in block.records().filter(|raw| raw.tag == tag(hash)) {
+                let record = self.record(raw)?;
+                if record.has_key(domain, local) && (want == Want::Any || !record.is_alias()) {
                     return Ok(Some(record));
                 }
             }
         }
-        Ok(None)
+        // The filter lets one stranger in two hundred pass. Or something is not as it was written.
+        self.blocks_of(hash).try_for_each(|block| block.check())?;
+        if self.mapping.is_changed() { Err(Damage::Rewritten) } else { Ok(None) }
     }
 
-    fn record_at(&self, offset: u64) -> Result<Record<'_>, Damage> {
-        let heap = self.header.heap;
-        let start = offset
-            .checked_sub(heap.offset)
-            .filter(|start| *start < heap.length)
-            .and_then(|start| usize::try_from(start).ok())
-            .ok_or(Damage::Outside { offset })?;
-        Record::read(self.heap(), heap.offset, start)
+    /// The blocks in which a record with this hash can be.
+    fn blocks_of(&self, hash: u64) -> impl Iterator<Item = Block<'_>> {
+        let home = home(hash, self.header.home_blocks);
+        let mut goes_on = true;
+        (home..home + u64::from(self.header.longest_probe)).map_while(move |number| {
+            let (octets, offset) = self.block_at(number).filter(|_| goes_on)?;
+            let block = Block::new(octets, offset);
+            goes_on = block.goes_on();
+            Some(block)
+        })
     }
 
-    /// All slots of the index, the empty ones too.
-    pub(super) fn slots(&self) -> &[[u8; 8]] {
-        let index = self.header.index.of(&self.mapping).unwrap_or_default();
-        index.as_chunks().0
+    fn block_at(&self, number: u64) -> Option<(&[u8; BLOCK], u64)> {
+        let start = usize::try_from(number).ok()?.checked_mul(BLOCK)?;
+        let octets = self.octets(Which::Heap).get(start..)?.first_chunk()?;
+        Some((octets, self.header.section(Which::Heap).offset + start as u64))
     }
 
-    /// The whole record, with its templates filled in.
+    fn filter_line(&self, hash: u64) -> &[u8] {
+        let start = usize::try_from(home(hash, self.header.filter_lines)).unwrap_or_default() * LINE;
+        self.octets(Which::Filter).get(start..start + LINE).unwrap_or_default()
+    }
+
+    pub(super) fn record<'t>(&'t self, raw: Raw<'t>) -> Result<Record<'t>, Damage> {
+        let elsewhere = self.header.section(Which::Elsewhere).offset;
+        Record::parse(raw.body(self.octets(Which::Elsewhere), elsewhere)?, raw.offset)
+    }
+
+    /// Everything about a user, with the templates filled in.
     pub(super) fn user<'t>(&'t self, record: &Record<'t>) -> Result<User<'t>, Damage> {
-        record.user(&self.templates)
+        record.user(self.shared())
     }
 
-    pub(super) fn records(&self) -> Records<'_> {
-        Records { heap: self.heap(), next: 0, left: self.header.records }
+    pub(super) fn address<'t>(&'t self, record: &Record<'t>) -> Result<Cow<'t, str>, Damage> {
+        record.address(self.shared())
     }
 
-    fn heap(&self) -> &[u8] {
-        self.header.heap.of(&self.mapping).unwrap_or_default()
+    /// All blocks of the heap.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
+        (0..).map_while(|number| self.block_at(number)).map(|(octets, offset)| Block::new(octets, offset))
+    }
+
+    /// All records in the order of the heap. In a block that is damaged, at least one item is an error.
+    pub(super) fn records(&self) -> impl Iterator<Item = Result<Record<'_>, Damage>> {
+        self.blocks().flat_map(|block| {
+            let damage = block.check().err();
+            let is_hidden = damage.is_some() && block.records().all(|raw| self.record(raw).is_ok());
+            let records = block.records().map(|raw| self.record(raw));
+            records.chain(damage.filter(|_| is_hidden).map(Err))
+        })
+    }
+
+    fn shared(&self) -> Shared<'_> {
+        Shared { classes: &self.classes, templates: &self.templates, domains: self.domains() }
+    }
+
+    fn domains(&self) -> Domains<'_> {
+        Domains {
+            section: self.octets(Which::Domains),
+            slots: self.octets(Which::DomainSlots),
+            count: self.header.domains,
+        }
+    }
+
+    /// A section: of the table's own copy if it is in it, else of the mapping.
+    fn octets(&self, which: Which) -> &[u8] {
+        let source = match which {
+            Which::Elsewhere | Which::Heap => &self.mapping,
+            _ => &self.head,
+        };
+        self.header.section(which).of(source).unwrap_or_default()
+    }
+
+    /// Octets between the sections; see [`super::layout`].
+    pub(super) fn gaps(&self) -> impl Iterator<Item = &[u8]> {
+        let sections = self.header.sections;
+        sections.into_iter().zip(sections.into_iter().skip(1)).filter_map(|(section, next)| {
+            let (end, begin) = (usize::try_from(section.end()?).ok()?, usize::try_from(next.offset).ok()?);
+            self.mapping.get(end..begin)
+        })
+    }
+
+    pub(super) fn alias_count(&self) -> u64 {
+        self.header.aliases
     }
 }
 
 /// How large a table is, and how it is built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shape {
     /// Number of users.
     pub users: u64,
+    /// Number of aliases.
+    pub aliases: u64,
     /// Octets of the whole file.
     pub file_bytes: u64,
-    /// Octets of the record heap, to the end of its last page.
-    pub heap_bytes: u64,
-    /// Octets of the template section, likewise.
+    /// Octets of the classes, to the end of their last page.
+    pub class_bytes: u64,
+    /// Octets of the path templates, likewise.
     pub template_bytes: u64,
-    /// Octets of the index, likewise.
-    pub index_bytes: u64,
+    /// Octets of the domains and their slots, likewise.
+    pub domain_bytes: u64,
+    /// Octets of the filter, likewise.
+    pub filter_bytes: u64,
+    /// Octets of bodies that are too long for a block, likewise.
+    pub elsewhere_bytes: u64,
+    /// Octets of the blocks, likewise.
+    pub heap_bytes: u64,
+    /// Number of classes.
+    pub classes: u32,
     /// Number of path templates.
     pub templates: u32,
-    /// Number of buckets in which a search can begin.
-    pub home_buckets: u64,
-    /// The most buckets that a search reads.
+    /// Number of listed domains.
+    pub domains: u32,
+    /// How full the home blocks would be if each held its own records.
+    pub load: f64,
+    /// The most blocks that a search reads.
     pub longest_probe: u32,
     /// What was done to the local parts.
     pub local_part: LocalPart,
@@ -232,6 +365,11 @@ pub enum TableFault {
     },
     /// A path template makes no sense although the checksum fits.
     Template {
+        /// Its number, from 0.
+        number: u32,
+    },
+    /// A class makes no sense although the checksum fits.
+    Class {
         /// Its number, from 0.
         number: u32,
     },
@@ -270,32 +408,8 @@ impl fmt::Display for TableFault {
             Self::Template { number } => {
                 write!(f, "section templates: number {number} makes no sense")
             }
+            Self::Class { number } => write!(f, "section classes: number {number} makes no sense"),
         }
-    }
-}
-
-/// The heap's records, one after another.
-pub(super) struct Records<'t> {
-    heap: &'t [u8],
-    next: usize,
-    left: u64,
-}
-
-impl<'t> Iterator for Records<'t> {
-    type Item = Result<Record<'t>, Damage>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
-        let record = Record::read(self.heap, PAGE as u64, self.next);
-        match &record {
-            Ok(record) => self.next = record.next,
-            // Whether this length is the damage cannot be known; if it is, the next record is damaged too.
-            Err(Damage::Checksum { .. } | Damage::Unknown { .. } | Damage::Malformed { .. }) => {
-                self.next = Record::skip(self.heap, self.next);
-            }
-            Err(Damage::Cut { .. } | Damage::Outside { .. } | Damage::Rewritten) => self.left = 0,
-        }
-        Some(record)
     }
 }
 

@@ -8,16 +8,14 @@ use super::layout::u16_at;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// The most templates in a table: what the record's sixteen bits can name beside [`IN_RECORD`].
-pub(super) const TEMPLATES_MAX: usize = IN_RECORD as usize;
-/// Stands where a template's number would, if the text is in the record itself.
-pub(super) const IN_RECORD: u16 = 0xffff;
+/// The most templates in a table: what sixteen bits can name. A path that finds no room is written in its record.
+pub(super) const TEMPLATES_MAX: usize = u16::MAX as usize;
 
-/// The template of `path` for the user `address`: whole components that are the address, its domain or its
+/// Writes the template of `path` for the user `address`: whole components that are the address, its domain or its
 /// local part become variables, the rest is kept.
-pub(super) fn of(path: &str, address: &str) -> String {
+pub(super) fn write(template: &mut String, path: &str, address: &str) {
+    template.clear();
     let (name, domain) = split(address);
-    let mut template = String::with_capacity(path.len());
     for (n, component) in path.split('/').enumerate() {
         if n > 0 {
             template.push('/');
@@ -31,7 +29,6 @@ pub(super) fn of(path: &str, address: &str) -> String {
             other => template.push_str(&escape(other)),
         }
     }
-    template
 }
 
 /// Doubles the percent signs, so that expansion gives `text` again.
@@ -117,24 +114,42 @@ fn read_one(section: &[u8]) -> Option<(Template, &[u8])> {
 pub(super) struct Dictionary {
     numbers: HashMap<String, u16>,
     section: Vec<u8>,
+    /// What was asked for last: the next user has mostly the same.
+    last: Option<(String, u16)>,
+    /// The template at hand.
+    template: String,
 }
 
 impl Dictionary {
-    /// The template's number; [`IN_RECORD`] if the dictionary is full and the text must go into the record.
-    pub(super) fn number(&mut self, template: String) -> u16 {
-        if let Some(number) = self.numbers.get(&template) {
-            return *number;
-        }
-        let next = u16::try_from(self.numbers.len()).unwrap_or(IN_RECORD);
-        let Ok(length) = u16::try_from(template.len()) else {
-            return IN_RECORD;
+    /// The number of the path's template; `None` if the dictionary is full and the path must go into the record.
+    pub(super) fn number_of(&mut self, path: &str, address: &str) -> Option<u16> {
+        let mut template = std::mem::take(&mut self.template);
+        write(&mut template, path, address);
+        let number = match &mut self.last {
+            Some((last, number)) if *last == template => Some(*number),
+            _ => self.number(&template),
         };
-        if next != IN_RECORD {
-            self.section.extend_from_slice(&length.to_le_bytes());
-            self.section.extend_from_slice(template.as_bytes());
-            self.numbers.insert(template, next);
-        }
-        next
+        self.template = template;
+        number
+    }
+
+    fn number(&mut self, template: &str) -> Option<u16> {
+        let number = match self.numbers.get(template) {
+            Some(number) => *number,
+            None => self.insert(template)?,
+        };
+        self.last = Some((template.to_owned(), number));
+        Some(number)
+    }
+
+    fn insert(&mut self, template: &str) -> Option<u16> {
+        let length = u16::try_from(template.len()).ok()?;
+        let next =
+            u16::try_from(self.numbers.len()).ok().filter(|next| usize::from(*next) < TEMPLATES_MAX)?;
+        self.section.extend_from_slice(&length.to_le_bytes());
+        self.section.extend_from_slice(template.as_bytes());
+        self.numbers.insert(template.to_owned(), next);
+        Some(next)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -161,7 +176,9 @@ mod tests {
             ("/srv/100%/alices", "alice@b", "/srv/100%%/alices"),
             ("Maildir", "alice@b", "Maildir"),
         ] {
-            assert_eq!(of(path, address), template);
+            let mut written = String::new();
+            write(&mut written, path, address);
+            assert_eq!(written, template);
         }
     }
 
@@ -169,7 +186,7 @@ mod tests {
     fn unknown_variables_and_texts_that_are_cut_off_are_refused() {
         let section = |text: &str| {
             let mut dictionary = Dictionary::default();
-            dictionary.number(text.to_owned());
+            dictionary.number(text).unwrap();
             dictionary.section().to_vec()
         };
         assert_eq!(read_section(&section("/a/%x"), 1).unwrap_err(), 0);
@@ -185,10 +202,10 @@ mod tests {
     fn a_full_dictionary_sends_texts_into_the_record() {
         let mut dictionary = Dictionary::default();
         for n in 0..TEMPLATES_MAX {
-            assert_eq!(usize::from(dictionary.number(n.to_string())), n);
+            assert_eq!(dictionary.number(&n.to_string()).map(usize::from), Some(n));
         }
-        assert_eq!(dictionary.number("one more".to_owned()), IN_RECORD);
-        assert_eq!(dictionary.number("17".to_owned()), 17);
+        assert_eq!(dictionary.number("one more"), None);
+        assert_eq!(dictionary.number_of("17", "alice"), Some(17));
         assert_eq!(dictionary.len(), TEMPLATES_MAX);
     }
 
@@ -198,7 +215,9 @@ mod tests {
             path in "(/|a|b|@|%|%u|\u{e9}|a@b|a@b@a){0,8}",
             address in "(a|b|a@b|a@b@a|%|%@%n)",
         ) {
-            let template = Template::parse(&of(&path, &address)).unwrap();
+            let mut written = String::new();
+            write(&mut written, &path, &address);
+            let template = Template::parse(&written).unwrap();
             prop_assert_eq!(template.expand(&address), path);
         }
     }

@@ -4,9 +4,9 @@
 //! a flaw answers every look-up. Never repairs: a table is built again.
 #![forbid(unsafe_code)]
 
-use super::layout::Slot;
+use super::header::Which;
 use super::record::{Damage, Record};
-use super::table::{Table, TableFault};
+use super::table::{Table, TableFault, Want};
 use std::fmt;
 
 impl Table {
@@ -14,42 +14,56 @@ impl Table {
     /// `on_record` is called after each record. Returns what is wrong, at most [`FLAWS_MAX`] of it.
     pub fn verify(&self, mut on_record: impl FnMut()) -> Vec<Flaw> {
         let mut flaws = Vec::new();
-        if let Err(fault) = self.check_section("heap") {
-            flaws.push(Flaw::Section(fault));
+        for which in [Which::Elsewhere, Which::Heap] {
+            flaws.extend(self.check_section(which).err().map(Flaw::Section));
         }
-        let mut seen = 0;
+        if self.gaps().flatten().any(|octet| *octet != 0) {
+            flaws.push(Flaw::Gap);
+        }
+        let (mut users, mut aliases) = (0, 0);
         for record in self.records() {
             on_record();
-            seen += 1;
-            if let Some(flaw) =
-                record.map_or_else(|damage| Some(Flaw::Record(damage)), |record| self.flaw_of(&record))
-            {
-                flaws.push(flaw);
-            }
+            let flaw = match record {
+                Ok(record) => {
+                    if record.is_alias() {
+                        aliases += 1
+                    } else {
+                        users += 1
+                    }
+                    self.flaw_of(&record)
+                }
+                Err(damage) => Some(Flaw::Record(damage)),
+            };
+            flaws.extend(flaw);
             if flaws.len() >= FLAWS_MAX {
                 return flaws;
             }
         }
-        let slots = self.slots_used();
-        if seen != self.len() || slots != self.len() {
-            flaws.push(Flaw::Counts { expected: self.len(), records: seen, slots });
+        let is_readable = !flaws.iter().any(|flaw| matches!(flaw, Flaw::Record(_)));
+        if is_readable && (users, aliases) != (self.len(), self.alias_count()) {
+            let expected = (self.len(), self.alias_count());
+            flaws.push(Flaw::Counts { expected, found: (users, aliases) });
         }
         flaws
     }
 
     fn flaw_of(&self, record: &Record<'_>) -> Option<Flaw> {
-        if let Err(damage) = self.user(record) {
-            return Some(Flaw::Record(damage));
-        }
-        match self.search(record.key) {
+        let readable = match record.is_alias() {
+            true => record.targets().map(|_| ()),
+            false => self.user(record).map(|_| ()),
+        };
+        let address = match readable.and_then(|()| self.address(record)) {
+            Ok(address) => address,
+            Err(damage) => return Some(Flaw::Record(damage)),
+        };
+        let key = address.as_bytes();
+        let domain = memchr::memrchr(b'@', key).and_then(|at| self.domain(&key[at + 1..]));
+        let want = if record.is_alias() { Want::Any } else { Want::User };
+        match self.search(key, self.hash(key), domain, want) {
             Ok(Some(found)) if found.offset == record.offset => None,
-            Ok(_) => Some(Flaw::Unreachable { address: String::from_utf8_lossy(record.key).into_owned() }),
+            Ok(_) => Some(Flaw::Unreachable { address: address.into_owned() }),
             Err(damage) => Some(Flaw::Record(damage)),
         }
-    }
-
-    fn slots_used(&self) -> u64 {
-        self.slots().iter().filter(|slot| Slot::decode(**slot).is_some()).count() as u64
     }
 }
 
@@ -63,19 +77,19 @@ pub enum Flaw {
     Section(TableFault),
     /// A record is damaged.
     Record(Damage),
-    /// A good record that the index does not lead to.
+    /// A good record that a look-up does not find.
     Unreachable {
         /// The record's key.
         address: String,
     },
-    /// Header, heap and index do not agree about the number of users.
+    /// There is something between the sections.
+    Gap,
+    /// Header and heap do not agree about the numbers of users and aliases.
     Counts {
         /// What the header says.
-        expected: u64,
+        expected: (u64, u64),
         /// What is in the heap.
-        records: u64,
-        /// What is in the index.
-        slots: u64,
+        found: (u64, u64),
     },
 }
 
@@ -85,11 +99,13 @@ impl fmt::Display for Flaw {
             Self::Section(fault) => fault.fmt(f),
             Self::Record(damage) => damage.fmt(f),
             Self::Unreachable { address } => {
-                write!(f, "index: {address} is in the heap, but a look-up does not find it")
+                write!(f, "{address} is in the heap, but a look-up does not find it")
             }
-            Self::Counts { expected, records, slots } => write!(
+            Self::Gap => f.write_str("there is something between the sections"),
+            Self::Counts { expected, found } => write!(
                 f,
-                "counts: expected {expected} users, found {records} in the heap and {slots} in the index"
+                "counts: expected {} users and {} aliases, found {} and {}",
+                expected.0, expected.1, found.0, found.1
             ),
         }
     }
@@ -98,10 +114,11 @@ impl fmt::Display for Flaw {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::users::build::{Options, write};
+    use crate::users::build::{Builder, Options};
+    use crate::users::header::Header;
     use crate::users::key::LocalPart;
     use crate::users::record::User;
-    use crate::users::{Entry, TableError};
+    use crate::users::{Alias, Entry, TableError};
     use std::path::Path;
 
     /// Users with every field there is, and some with none.
@@ -124,8 +141,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("table");
         let options = Options::reproducible(LocalPart::Folded, [7; 16]);
-        write(&path, options, &entries()).unwrap();
+        let mut builder = Builder::create(&path, options).unwrap();
+        for entry in entries() {
+            builder.add(&entry).unwrap();
+        }
+        for (address, targets) in aliases() {
+            builder.add_alias(&Alias { line: 1, address, targets }).unwrap();
+        }
+        builder.finish().unwrap();
         std::fs::read(path).unwrap()
+    }
+
+    /// One that is too long for a block, and a catch-all.
+    fn aliases() -> Vec<(String, Vec<String>)> {
+        let all = (0..40).map(|n| format!("user{n}@example.org")).collect();
+        vec![("all".to_owned(), all), ("@example.net".to_owned(), vec!["user1@example.org".to_owned()])]
     }
 
     fn open(bytes: &[u8]) -> Result<Table, TableError> {
@@ -160,12 +190,19 @@ mod tests {
         let table = open(&bytes).unwrap();
         assert_eq!(table.len(), 40);
         assert_no_wrong_answer(&table, &entries(), "intact");
-        let users: Vec<User<'_>> = table.users().map(Result::unwrap).collect();
-        let entries = entries();
-        assert!(users.iter().zip(&entries).all(|(user, entry)| is_same(user, entry)));
+        let mut users: Vec<User<'_>> = table.users().map(Result::unwrap).collect();
+        users.sort_by_key(|user| user.address[4..user.address.len() - 12].parse::<u32>().unwrap());
+        assert!(users.iter().zip(&entries()).all(|(user, entry)| is_same(user, entry)));
+        let mut found: Vec<(String, Vec<String>)> = table
+            .aliases()
+            .map(Result::unwrap)
+            .map(|(alias, targets)| (alias.into_owned(), targets.into_iter().map(str::to_owned).collect()))
+            .collect();
+        found.sort_by_key(|(alias, _)| alias.starts_with('@'));
+        assert_eq!(found, aliases());
         let mut seen = 0;
         assert!(table.verify(|| seen += 1).is_empty());
-        assert_eq!((seen, users.len()), (40, 40));
+        assert_eq!((seen, users.len()), (42, 40));
     }
 
     #[test]
@@ -201,8 +238,9 @@ mod tests {
     fn a_damaged_record_is_named_and_its_neighbours_are_still_found() {
         let mut bytes = image();
         let key = b"user17@example.org";
-        let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
-        bytes[at] ^= 1;
+        let heap = usize::try_from(Header::decode(&bytes).unwrap().section(Which::Heap).offset).unwrap();
+        let at = bytes[heap..].windows(6).position(|window| window == b"user17").unwrap();
+        bytes[heap + at] ^= 1;
         let table = open(&bytes).unwrap();
         let damage = table.lookup(key).unwrap_err();
         assert!(matches!(damage, Damage::Checksum { .. }), "{damage}");
@@ -215,19 +253,27 @@ mod tests {
     }
 
     #[test]
-    fn a_good_record_that_the_index_does_not_lead_to_is_a_flaw() {
+    fn a_good_record_that_a_look_up_does_not_find_is_a_flaw() {
         let mut bytes = image();
-        let header = crate::users::header::Header::decode(&bytes).unwrap();
-        let index = usize::try_from(header.index.offset).unwrap();
-        let taken = |slot: &usize| bytes[slot + 6] != 0 && bytes[slot + 7] != 0;
-        let slot = (index..bytes.len()).step_by(8).find(taken).unwrap();
-        bytes[slot + 7] ^= 0xff;
+        let header = Header::decode(&bytes).unwrap();
+        let filter = header.section(Which::Filter);
+        let place = usize::try_from(filter.offset).unwrap()..usize::try_from(filter.end().unwrap()).unwrap();
+        bytes[place.clone()].fill(0);
         // Somebody repaired the checksums: only the meaning is wrong now.
-        let index_section =
-            crate::users::header::Section { checksum: crc32c::crc32c(&bytes[index..]), ..header.index };
-        let header = crate::users::header::Header { index: index_section, ..header };
-        bytes[..4096].copy_from_slice(&header.encode());
+        let mut sections = header.sections;
+        sections[Which::Filter as usize].checksum = crc32c::crc32c(&bytes[place]);
+        bytes[..4096].copy_from_slice(&Header { sections, ..header }.encode());
         let flaws = open(&bytes).unwrap().verify(|| ());
-        assert!(matches!(&flaws[..], [Flaw::Unreachable { .. }]), "{flaws:?}");
+        assert!(matches!(&flaws[0], Flaw::Unreachable { .. }), "{flaws:?}");
+        assert_eq!(flaws.len(), FLAWS_MAX);
+    }
+
+    #[test]
+    fn a_wrong_count_is_a_flaw() {
+        let mut bytes = image();
+        let header = Header::decode(&bytes).unwrap();
+        bytes[..4096].copy_from_slice(&Header { users: 41, ..header }.encode());
+        let flaws = open(&bytes).unwrap().verify(|| ());
+        assert!(matches!(&flaws[..], [Flaw::Counts { expected: (41, 2), found: (40, 2) }]), "{flaws:?}");
     }
 }

@@ -4,7 +4,7 @@ use super::input::Input;
 use posthaste::journal::format::{BLOCK_BYTES, RECORD_ALIGN, SEGMENT_BYTES_MIN, checksum};
 use posthaste::journal::{Boot, Recipient, RecordHead, SegmentHeader};
 use posthaste::ring::Owner;
-use posthaste::users::{Builder, Entry, LocalPart, Options};
+use posthaste::users::{Alias, Builder, Entry, LocalPart, Options};
 use std::path::Path;
 
 /// An input for a target.
@@ -139,6 +139,10 @@ fn table() -> Vec<u8> {
         };
         builder.add(&entry).expect("a good entry");
     }
+    let targets = vec!["carol@example.net".to_owned(), "alice@example.org".to_owned()];
+    builder
+        .add_alias(&Alias { line: 4, address: "team@example.org".to_owned(), targets })
+        .expect("a good alias");
     builder.finish().expect("a table");
     std::fs::read(&path).expect("it was published")
 }
@@ -148,22 +152,31 @@ fn table_in_pieces(table: &[u8]) -> Vec<u8> {
     let section = |at: usize| {
         let mut place = Input::new(&table[at..]);
         let offset = usize::from_le_bytes(place.array());
-        let bytes = &table[offset..offset + usize::from_le_bytes(place.array())];
-        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        bytes[..used].to_vec()
+        &table[offset..offset + usize::from_le_bytes(place.array())]
     };
-    let mut pieces = vec![0x80];
+    let mut pieces = vec![0x43];
     pieces.extend_from_slice(&table[40..56]);
-    pieces.extend_from_slice(&[table[64], table[72]]);
-    pieces.extend_from_slice(&[table[56], table[57], table[76], table[77]]);
-    for asked in ["alice+x@example.org", "bob", "BOB@example.org", "nobody@example.net"] {
+    pieces.push(table[96]);
+    pieces
+        .extend_from_slice(&[table[56], table[57], table[64], table[65], table[100], table[104], table[108]]);
+    for asked in ["alice+x@example.org", "bob", "team@example.org", "nobody@example.net"] {
         pieces.push(u8::try_from(asked.len()).expect("short"));
         pieces.extend_from_slice(asked.as_bytes());
     }
-    for section in [section(80), section(104)] {
-        pieces.extend_from_slice(&u16::try_from(section.len()).expect("short").to_le_bytes());
-        pieces.extend_from_slice(&section);
+    for section in [section(112), section(136), section(160), section(232)] {
+        let used = section.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        pieces.extend_from_slice(&u16::try_from(used).expect("short").to_le_bytes());
+        pieces.extend_from_slice(&section[..used]);
     }
-    pieces.extend_from_slice(&section(128));
+    for block in section(256).chunks(512) {
+        let end = usize::from(u16::from_le_bytes([block[4], block[5]]) & 0x7fff);
+        let mut at = 6;
+        while at < end {
+            let length = usize::from(block[at]);
+            pieces.push(block[at]);
+            pieces.extend_from_slice(&block[at + 6..at + 6 + length]);
+            at += 6 + length;
+        }
+    }
     pieces
 }

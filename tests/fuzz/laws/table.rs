@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use posthaste::users::build::BuildError;
-use posthaste::users::entry::EntryFault;
+use posthaste::users::entry::{EntryFault, TARGETS_MAX};
 use posthaste::users::verify::FLAWS_MAX;
 use posthaste::users::{Answer, Builder, Entry, LocalPart, Options, Rules, Table, User, find};
 use siphasher::sip::SipHasher13;
@@ -29,36 +29,38 @@ fn raw(bytes: &[u8]) {
 fn pieces(mut input: Input<'_>) {
     let what = input.byte();
     let seed: [u8; 16] = input.array();
-    let mut header = vec![0; PAGE];
-    let [mut homes, mut probe] = [u64::from(input.byte()), u64::from(input.byte())];
-    let counts = [input.number(), input.number()];
+    let probe = u32::from(input.byte());
+    let [users, aliases] = [input.number(), input.number()];
+    let [classes, templates, domains] = [input.byte(), input.byte(), input.byte()].map(u32::from);
     let asked: Vec<String> = (0..4).map(|_| String::from_utf8_lossy(input.short()).into_owned()).collect();
-    let mut heap = input.long().to_vec();
-    let templates = paged(input.long().to_vec());
-    let mut index = input.rest().to_vec();
-    if what & 1 != 0 {
-        let slots = mend_records(&mut heap, &seed, what & 2 != 0);
-        if what & 4 != 0 {
-            // One bucket is everybody's home, so the order is of no account.
-            (homes, probe) = (1, (slots.len() as u64).div_ceil(64 / 8).max(1));
-            index = slots.concat();
-        }
-    }
-    let (heap, index) = (paged(heap), paged(index));
+    let [class_section, template_section, domain_section] =
+        std::array::from_fn(|_| paged(input.long().to_vec()));
+    let elsewhere = paged(input.long().to_vec());
+    let slots = paged(mend_slots(&domain_section, domains, &seed));
+    let filter = paged(vec![if what & 1 != 0 { 0xff } else { 0 }; 64]);
+    let heap = match what & 2 {
+        0 => paged(input.rest().to_vec()),
+        _ => mend_heap(input.rest(), &domain_section, &seed),
+    };
 
+    let sections = [class_section, template_section, domain_section, slots, filter, elsewhere, heap];
+    let mut header = vec![0; PAGE];
     let mut put = |at: usize, value: &[u8]| header[at..at + value.len()].copy_from_slice(value);
     put(0, b"PHUSERS\0");
-    put(8, &1_u32.to_le_bytes());
+    put(8, &2_u32.to_le_bytes());
     put(12, &0x0a0b_0c0d_u32.to_le_bytes());
-    put(20, &u32::from(what >> 7).to_le_bytes());
-    put(24, &((PAGE + heap.len() + templates.len() + index.len()) as u64).to_le_bytes());
+    put(20, &u32::from(what >> 6).to_le_bytes());
+    put(24, &((PAGE + sections.iter().map(Vec::len).sum::<usize>()) as u64).to_le_bytes());
     put(40, &seed);
-    put(56, &(counts[0] as u64).to_le_bytes());
-    put(64, &homes.to_le_bytes());
-    put(72, &probe.to_le_bytes()[..4]);
-    put(76, &(counts[1] as u64).to_le_bytes()[..4]);
+    put(56, &(users as u64).to_le_bytes());
+    put(64, &(aliases as u64).to_le_bytes());
+    put(72, &1_u64.to_le_bytes());
+    put(88, &1_u64.to_le_bytes());
+    for (at, count) in [(96, probe), (100, classes), (104, templates), (108, domains)] {
+        put(at, &count.to_le_bytes());
+    }
     let mut begin = PAGE;
-    for (at, section) in [(80, &heap), (104, &templates), (128, &index)] {
+    for (at, section) in (112..).step_by(24).zip(&sections) {
         put(at, &(begin as u64).to_le_bytes());
         put(at + 8, &(section.len() as u64).to_le_bytes());
         put(at + 16, &crc32c::crc32c(section).to_le_bytes());
@@ -73,32 +75,66 @@ fn pieces(mut input: Input<'_>) {
             None => (asked.as_str(), None),
         })
         .collect();
-    open(&[header, heap, templates, index].concat(), &recipients);
+    open(&[header, sections.concat()].concat(), &recipients);
 }
 
-/// Walks the records by their lengths and gives each its checksum; returns a slot for each. `kind` makes each
-/// a mailbox.
-fn mend_records(heap: &mut [u8], seed: &[u8; 16], kind: bool) -> Vec<[u8; 8]> {
-    let mut slots = Vec::new();
+/// Slots that lead to all domains that the section says it has, as far as it does.
+fn mend_slots(section: &[u8], count: u32, seed: &[u8; 16]) -> Vec<u8> {
+    let mut slots = vec![[0; 8]; count as usize * 2 + 1];
     let mut at = 0;
-    while let Some(head) = heap.get(at..at + 6) {
-        let length = usize::from(u16::from_le_bytes([head[0], head[1]]));
-        let end = at + 6 + length;
-        if length == 0 || end > heap.len() {
-            break;
+    for _ in 0..count {
+        let Some(text) = domain_at(section, at) else { break };
+        let hash = SipHasher13::new_with_key(seed).hash(text);
+        let mut place = ((u128::from(hash) * slots.len() as u128) >> 64) as usize;
+        while slots[place] != [0; 8] {
+            place = (place + 1) % slots.len();
         }
-        if kind {
-            heap[at + 6] = 1;
-        }
-        let record = &heap[at..end];
-        let sum = crc32c::crc32c_append(crc32c::crc32c(&record[..2]), &record[6..]);
-        let key = record.get(12..14).map_or(0, |key| usize::from(u16::from_le_bytes([key[0], key[1]])));
-        let hash = SipHasher13::new_with_key(seed).hash(record.get(14..14 + key).unwrap_or_default());
-        heap[at + 2..at + 6].copy_from_slice(&sum.to_le_bytes());
-        slots.push((hash << 48 | (PAGE + at) as u64).to_le_bytes());
-        at = end;
+        let number = u32::try_from(at / 16 + 1).expect("the section is short");
+        slots[place][..4].copy_from_slice(&number.to_le_bytes());
+        slots[place][4..].copy_from_slice(&hash.to_le_bytes()[..4]);
+        at += (3 + text.len()).next_multiple_of(16);
     }
-    slots
+    slots.concat()
+}
+
+fn domain_at(section: &[u8], at: usize) -> Option<&[u8]> {
+    let length = section.get(at..at + 2)?;
+    section.get(at + 3..)?.get(..usize::from(u16::from_le_bytes([length[0], length[1]])))
+}
+
+/// Bodies, each behind its length, as records in blocks that go on, with tags and checksums that fit.
+fn mend_heap(bodies: &[u8], domains: &[u8], seed: &[u8; 16]) -> Vec<u8> {
+    let mut blocks: Vec<Vec<u8>> = vec![vec![0; 6]];
+    let mut rest = Input::new(bodies);
+    while !rest.is_empty() {
+        let body = rest.short();
+        let head = [u8::try_from(body.len()).expect("it has a short length"), tag_of(body, domains, seed)];
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&head), body);
+        if blocks.last().is_some_and(|block| block.len() + 6 + body.len() > 512) {
+            blocks.push(vec![0; 6]);
+        }
+        let block = blocks.last_mut().expect("there is one at least");
+        block.extend_from_slice(&[&head[..], &sum.to_le_bytes(), body].concat());
+    }
+    let mut heap = Vec::new();
+    for mut block in blocks {
+        let end = u16::try_from(block.len()).expect("a block is short") | 1 << 15;
+        block[4..6].copy_from_slice(&end.to_le_bytes());
+        block.resize(512, 0);
+        let sum = crc32c::crc32c(&block[4..]);
+        block[..4].copy_from_slice(&sum.to_le_bytes());
+        heap.extend_from_slice(&block);
+    }
+    paged(heap)
+}
+
+/// The tag of a body whose domain's number and local part are short.
+fn tag_of(body: &[u8], domains: &[u8], seed: &[u8; 16]) -> u8 {
+    let mut body = Input::new(body);
+    let (_, number, local) = (body.byte(), usize::from(body.byte()), body.short());
+    let domain = number.checked_sub(1).and_then(|number| domain_at(domains, number * 16));
+    let key = domain.map_or_else(|| local.to_vec(), |domain| [local, b"@", domain].concat());
+    SipHasher13::new_with_key(seed).hash(&key).to_le_bytes()[0]
 }
 
 fn paged(mut section: Vec<u8>) -> Vec<u8> {
@@ -121,7 +157,9 @@ fn open(bytes: &[u8], recipients: &[(&str, Option<&str>)]) {
         assert!(!flaw.to_string().is_empty());
     }
     let users: Vec<_> = table.users().collect();
-    assert!(users.len() as u64 <= table.len());
+    for alias in table.aliases() {
+        assert!(alias.is_ok() || !flaws.is_empty());
+    }
     if flaws.is_empty() {
         assert_eq!(users.len() as u64, table.len(), "a table without a flaw has all its users");
     }
@@ -142,12 +180,12 @@ fn open(bytes: &[u8], recipients: &[(&str, Option<&str>)]) {
     }
     for (local, domain) in recipients {
         for rules in [Rules::default(), Rules::new("+-", &["example.org".to_owned()])] {
+            posthaste::users::warm(&table, local, *domain, &rules);
             if let Ok(Answer::Found(found)) = find(&table, local, *domain, &rules) {
-                deliverable(&found.target.user);
+                assert!(found.targets().count() <= TARGETS_MAX);
+                found.targets().for_each(|target| deliverable(&target.user));
                 assert!(local.starts_with(found.base.local));
-                let address = &found.target.user.address;
-                let local_part = address.split_once('@').map_or(&**address, |(local, _)| local);
-                assert!(local_part.is_empty() || !local.is_empty(), "nobody is found by nothing");
+                assert!(!local.is_empty(), "nobody is found by nothing");
             }
         }
     }
@@ -230,14 +268,16 @@ fn built(mut input: Input<'_>) {
         look_for(&table, &model, asked, true);
     }
 
-    let heap_end = PAGE + usize::try_from(table.shape().heap_bytes).expect("64 bits");
+    let shape = table.shape();
+    let records = usize::try_from(shape.elsewhere_bytes + shape.heap_bytes).expect("64 bits");
+    let records = bytes.len() - records..bytes.len();
     let place = place % bytes.len();
     assert!(Table::from_bytes(&path, &bytes[..place]).is_err(), "cut off at {place}");
     bytes[place] ^= change;
     match Table::from_bytes(&path, &bytes) {
         Err(error) => assert!(!error.to_string().is_empty()),
         Ok(table) => {
-            assert!((PAGE..heap_end).contains(&place), "only the heap is not checked when a table is opened");
+            assert!(records.contains(&place), "only records are not checked when a table is opened");
             assert!(!table.verify(|| ()).is_empty(), "but verify does");
             for asked in &asked {
                 look_for(&table, &model, asked, false);
@@ -296,15 +336,20 @@ fn look_for(table: &Table, model: &BTreeMap<String, Entry>, asked: &str, whole: 
         Some((at, _)) => (&local[..at], Some(&local[at + 1..])),
         None => (local, None),
     };
-    let key = match domain {
-        Some(domain) => folded(&format!("{name}@{domain}"), table.local_part()),
-        None => folded_local(name, table.local_part()),
+    let is_local = domain.is_none_or(|domain| lower(domain) == "example.org") && !local.contains('@');
+    let in_domain = |local: &str| {
+        let key = domain.map(|domain| folded(&format!("{local}@{domain}"), table.local_part()));
+        key.and_then(|key| model.get(&key)).filter(|_| !local.is_empty())
     };
-    let is_local = domain.is_none_or(|domain| lower(domain) == "example.org") && !name.contains('@');
     // Without a domain, what has an "@" in it is no local part that could be stored.
-    let by_address = domain.and_then(|_| model.get(&key));
-    let alone = || is_local.then(|| model.get(&folded_local(name, table.local_part()))).flatten();
-    let expected = by_address.or_else(alone);
+    let alone = |local: &str| is_local.then(|| model.get(&folded_local(local, table.local_part()))).flatten();
+    let tries =
+        [(in_domain(local), true), (in_domain(name), false), (alone(local), true), (alone(name), false)];
+    let (expected, is_whole) = tries
+        .into_iter()
+        .find_map(|(entry, whole)| Some((entry?, whole)))
+        .map_or((None, false), |(entry, whole)| (Some(entry), whole && detail.is_some()));
+    let (name, detail) = if is_whole { (local, None) } else { (name, detail) };
     match find(table, local, domain, &rules) {
         Ok(answer) => {
             let found = answer.found();
