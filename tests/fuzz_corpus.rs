@@ -55,6 +55,11 @@ fn a_segment_is_read_within_its_bounds_and_up_to_the_damage() {
 }
 
 #[test]
+fn every_line_of_a_source_is_a_user_an_alias_or_a_fault() {
+    replay("source", laws::source::hold);
+}
+
+#[test]
 fn the_seeds_in_the_corpora_are_what_this_program_writes() {
     let seeds = laws::seeds::all(&here().join("dialogs"));
     assert!(seeds.len() > 10);

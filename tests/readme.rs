@@ -18,7 +18,17 @@ fn every_command_line_of_the_readme_is_one_that_the_program_takes() {
 
 #[test]
 fn every_example_of_a_help_text_is_one_that_the_program_takes() {
-    for page in ["", "recover", "users build", "users lookup", "users verify", "users dump", "users stats"] {
+    let pages = [
+        "",
+        "recover",
+        "users build",
+        "users lookup",
+        "users verify",
+        "users dump",
+        "users stats",
+        "users diff",
+    ];
+    for page in pages {
         let arguments: Vec<&str> = page.split_whitespace().chain(["--help"]).collect();
         let help = String::from_utf8(posthaste(Path::new("."), &arguments).stdout).unwrap();
         let (_, examples) = help.split_once("Example").unwrap_or_else(|| panic!("{page:?} has no example"));

@@ -15,7 +15,7 @@ use crate::observe::log::Log;
 use crate::sys::signal::{Signal, Signals};
 use crate::users::build::{Builder, Options};
 use crate::users::key::LocalPart;
-use crate::users::passwd_file::{self, accounts::Accounts};
+use crate::users::source::{accounts::Accounts, passwd_file};
 
 /// What `demo` takes.
 #[derive(Debug, clap::Args)]

@@ -1,6 +1,6 @@
 //! Who gets mail, and where it goes: the user table.
 //!
-//! A table is one immutable file, built offline by `posthaste users build` ([`build`], from [`passwd_file`]),
+//! A table is one immutable file, built offline by `posthaste users build` ([`build`], from a [`source`]),
 //! read through a mapping ([`table`]) and replaced only by rename. [`layout`] draws the file octet by octet;
 //! [`key`] is the way from a recipient's address to the key in the table.
 #![forbid(unsafe_code)]
@@ -16,10 +16,10 @@ mod expand;
 pub mod header;
 pub mod key;
 pub mod layout;
-pub mod passwd_file;
 pub mod path;
 pub mod record;
 mod show;
+pub mod source;
 pub mod table;
 mod template;
 pub mod verify;

@@ -83,8 +83,8 @@ fn location(mail: &str) -> String {
 mod tests {
     use super::*;
     use crate::users::key::LocalPart;
-    use crate::users::passwd_file::accounts::Accounts;
-    use crate::users::passwd_file::parse_line;
+    use crate::users::source::accounts::Accounts;
+    use crate::users::source::passwd_file::parse_line;
 
     fn user<'t>(home: Option<&'t str>, mail: &'t str) -> User<'t> {
         User {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use posthaste::users::build::{Builder, Options};
 use posthaste::users::key::LocalPart;
-use posthaste::users::passwd_file::{self, accounts::Accounts};
+use posthaste::users::source::{accounts::Accounts, passwd_file};
 use rustix::process::geteuid;
 
 /// A directory that every user may traverse, as the owners of mailboxes must get in.

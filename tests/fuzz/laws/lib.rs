@@ -11,4 +11,5 @@ pub mod input;
 pub mod journal;
 pub mod line;
 pub mod seeds;
+pub mod source;
 pub mod table;

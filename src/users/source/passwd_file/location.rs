@@ -8,24 +8,36 @@
 //! a delivery into the inbox and are dropped; any other would, and is refused.
 #![forbid(unsafe_code)]
 
-use super::Fault;
+use crate::users::source::Fault;
 use crate::users::template::split;
 
-/// Where mail goes if a line does not say.
-pub(super) const DEFAULT: &str = "maildir:~/Maildir";
+/// Where mail goes if nothing is said: what `maildir:~/Maildir` means.
+pub(in crate::users::source) const DEFAULT: &str = "Maildir";
 /// The field's name in messages.
-pub(super) const FIELD: &str = "userdb_mail";
+pub(in crate::users::source) const FIELD: &str = "userdb_mail";
 
 /// What variables stand for on one line.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Variables<'l> {
-    pub(super) address: &'l str,
+pub(in crate::users::source) struct Variables<'l> {
+    pub(in crate::users::source) address: &'l str,
     /// `None` while the home itself is being expanded.
-    pub(super) home: Option<&'l str>,
+    pub(in crate::users::source) home: Option<&'l str>,
 }
 
-/// The Maildir that `text` means: absolute, or relative to the home.
-pub(super) fn parse(text: &str, variables: Variables<'_>) -> Result<String, Fault> {
+/// Puts the Maildir that `text` means into `path`: absolute, or relative to the home.
+pub(in crate::users::source) fn parse_into(
+    text: &str,
+    variables: Variables<'_>,
+    path: &mut String,
+) -> Result<(), Fault> {
+    path.clear();
+    let (prefix, rest) = place(text, variables)?;
+    path.push_str(prefix);
+    expand_into(FIELD, rest, variables, path)
+}
+
+/// What the location begins with as it is, and what is to be expanded behind it.
+fn place<'l>(text: &'l str, variables: Variables<'l>) -> Result<(&'l str, &'l str), Fault> {
     let fault = |reason: String, remedy| Err(Fault::new(FIELD, reason, remedy));
     let Some((driver, location)) = text.split_once(':') else {
         return fault("there is no mail driver".into(), "write userdb_mail=maildir:PATH");
@@ -48,17 +60,26 @@ pub(super) fn parse(text: &str, variables: Variables<'_>) -> Result<String, Faul
     let path = trim_slashes(path);
     match path.strip_prefix('~').or_else(|| path.strip_prefix("%h")).map(trim_home) {
         Some(Some("")) => match variables.home {
-            Some(home) => Ok(home.to_owned()),
+            Some(home) => Ok((home, "")),
             None => fault("there is no home".into(), "give a home, or an absolute path"),
         },
-        Some(Some(below)) => expand(FIELD, below, variables),
-        _ => expand(FIELD, path, variables),
+        Some(Some(below)) => Ok(("", below)),
+        _ => Ok(("", path)),
     }
 }
 
 /// Replaces the variables in `text`, the value of `field`.
 pub(super) fn expand(field: &'static str, text: &str, variables: Variables<'_>) -> Result<String, Fault> {
     let mut path = String::with_capacity(text.len() + variables.address.len());
+    expand_into(field, text, variables, &mut path).map(|()| path)
+}
+
+fn expand_into(
+    field: &'static str,
+    text: &str,
+    variables: Variables<'_>,
+    path: &mut String,
+) -> Result<(), Fault> {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('%') {
         path.push_str(before);
@@ -77,11 +98,11 @@ pub(super) fn expand(field: &'static str, text: &str, variables: Variables<'_>) 
         rest = behind;
     }
     path.push_str(rest);
-    Ok(path)
+    Ok(())
 }
 
 /// Without the slashes at its end, which mean nothing in a directory's name.
-pub(super) fn trim_slashes(path: &str) -> &str {
+pub(in crate::users::source) fn trim_slashes(path: &str) -> &str {
     match path.trim_end_matches('/') {
         "" if !path.is_empty() => "/",
         trimmed => trimmed,
@@ -161,12 +182,17 @@ fn unknown(field: &'static str, after: &str) -> Fault {
 mod tests {
     use super::*;
 
+    fn parse(text: &str, variables: Variables<'_>) -> Result<String, Fault> {
+        let mut path = "left over".to_owned();
+        parse_into(text, variables, &mut path).map(|()| path)
+    }
+
     const ALICE: Variables<'_> = Variables { address: "alice@example.org", home: Some("/home/alice") };
 
     #[test]
     fn locations_mean_what_dovecot_means() {
         for (text, path) in [
-            (DEFAULT, "Maildir"),
+            ("maildir:~/Maildir", DEFAULT),
             ("maildir:~/Maildir/", "Maildir"),
             ("maildir:%h/mail", "mail"),
             ("maildir:mail/in", "mail/in"),

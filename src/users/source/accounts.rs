@@ -1,4 +1,4 @@
-//! The system's users and groups by name, for passwd-files that name owners.
+//! The system's users and groups by name, for sources that name owners.
 //!
 //! Owns the reading of `/etc/passwd` and `/etc/group`. Never asks NSS: a table is built from files, so that it
 //! comes out the same wherever it is built with the same ones; owners from elsewhere are given as numbers.

@@ -1,7 +1,7 @@
 //! Dovecot's passwd-file as a source of users.
 //!
-//! Owns the reading of lines: `user:password:uid:gid:gecos:home:shell:extra`. Promises that a line becomes an
-//! [`Entry`] that Dovecot would understand alike, or a [`BadLine`] that says what to change; every line is
+//! Owns the meaning of lines: `user:password:uid:gid:gecos:home:shell:extra`. Promises that a line becomes an
+//! [`Entry`] that Dovecot would understand alike, or a [`Fault`] that says what to change; every line is
 //! looked at, whatever was wrong with the ones before. Never keeps a password, not even in a message.
 //!
 //! Lines that are empty or begin with `#` or `:` are skipped, as Dovecot does. Of the extra fields, separated by
@@ -18,137 +18,53 @@
 //! they were: `userdb_mail_path` and `userdb_mail_driver`, Dovecot 2.4's names, are refused with a remedy.
 #![forbid(unsafe_code)]
 
-pub mod accounts;
 pub mod location;
 pub mod quota_rule;
 
-use super::entry::{Entry, EntryFault};
-use super::key::{LocalPart, fold};
-use accounts::Accounts;
+use super::accounts::Accounts;
+use super::lines::{LINE_BYTES_MAX, Lines};
+use super::{Fault, Item, ReadError, Source, not_utf8, owner_fault, set, set_option};
+use crate::users::entry::{Entry, EntryFault};
+use crate::users::key::{LocalPart, fold};
 use location::Variables;
-use std::fmt;
-use std::io::{self, BufRead, Read};
-
-/// The longest line, in octets.
-pub const LINE_BYTES_MAX: u64 = 64 * 1024;
+use std::borrow::Cow;
+use std::io::BufRead;
 
 /// The users of a passwd-file, one after another.
 #[derive(Debug)]
 pub struct PasswdFile<R> {
-    input: R,
+    lines: Lines<R>,
     accounts: Accounts,
     local_part: LocalPart,
-    line: u64,
-    buffer: Vec<u8>,
 }
 
 impl<R: BufRead> PasswdFile<R> {
     /// Reads `input`; names of owners are looked up in `accounts`.
     pub fn new(input: R, accounts: Accounts, local_part: LocalPart) -> Self {
-        Self { input, accounts, local_part, line: 0, buffer: Vec::new() }
+        Self { lines: Lines::new(input, LINE_BYTES_MAX), accounts, local_part }
     }
 
-    /// The line of the input that was read last, counted from 1.
-    pub fn line(&self) -> u64 {
-        self.line
-    }
-
-    /// Reads one line without its end into the buffer; `false` at the end of the input.
-    fn read_line(&mut self) -> io::Result<bool> {
-        self.buffer.clear();
-        let mut bounded = (&mut self.input).take(LINE_BYTES_MAX + 2);
-        if bounded.read_until(b'\n', &mut self.buffer)? == 0 {
-            return Ok(false);
-        }
-        self.line += 1;
-        if self.buffer.ends_with(b"\n") {
-            self.buffer.pop();
-        } else if self.buffer.len() as u64 > LINE_BYTES_MAX {
-            self.input.skip_until(b'\n')?;
-        }
-        if self.buffer.ends_with(b"\r") {
-            self.buffer.pop();
-        }
-        Ok(true)
-    }
-
-    fn parse(&self) -> Result<Entry, BadLine> {
-        let fault = if self.buffer.len() as u64 > LINE_BYTES_MAX {
-            Fault::new("line", "it is longer than 64 KiB", "split or remove it")
-        } else {
-            match str::from_utf8(&self.buffer) {
-                Ok(text) => match parse_line(text, &self.accounts, self.local_part) {
-                    Ok(entry) => {
-                        return Ok(Entry { line: self.line, ..entry });
-                    }
-                    Err(fault) => fault,
-                },
-                Err(_) => Fault::new("line", "it is not UTF-8", "convert the file to UTF-8"),
-            }
-        };
-        Err(BadLine { line: self.line, fault })
+    fn parse(&self, entry: &mut Entry) -> Result<(), Fault> {
+        let text = str::from_utf8(self.lines.line()?).map_err(|_| not_utf8())?;
+        parse_into(text, &self.accounts, self.local_part, entry)
     }
 }
 
-impl<R: BufRead> Iterator for PasswdFile<R> {
-    type Item = Result<Entry, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match self.read_line() {
-                Ok(true) if matches!(self.buffer.first(), None | Some(b'#' | b':')) => {}
-                Ok(true) => return Some(self.parse().map_err(ReadError::Line)),
-                Ok(false) => return None,
-                Err(error) => return Some(Err(ReadError::Input(error))),
+impl<R: BufRead> Source for PasswdFile<R> {
+    fn read(&mut self, item: &mut Item) -> Result<bool, ReadError> {
+        while self.lines.advance()? {
+            if !matches!(self.lines.first(), None | Some(b'#' | b':')) {
+                let entry = item.user();
+                entry.line = self.lines.number();
+                self.parse(entry).map_err(|fault| ReadError::of(self.lines.number(), fault))?;
+                return Ok(true);
             }
         }
+        Ok(false)
     }
-}
 
-/// Why there is no entry.
-#[derive(Debug)]
-pub enum ReadError {
-    /// The input cannot be read any further.
-    Input(io::Error),
-    /// This line is no good; the next one may be.
-    Line(BadLine),
-}
-
-/// A line that is not a user.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadLine {
-    /// Its number, counted from 1.
-    pub line: u64,
-    /// What is wrong with it.
-    pub fault: Fault,
-}
-
-impl fmt::Display for BadLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}, {}", self.line, self.fault)
-    }
-}
-
-/// What is wrong with one field.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The field, as its name in the format.
-    pub field: &'static str,
-    /// Why it is no good.
-    pub reason: String,
-    /// What to do about it.
-    pub remedy: String,
-}
-
-impl Fault {
-    fn new(field: &'static str, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { field, reason: reason.into(), remedy: remedy.into() }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "field {}: {}; {}", self.field, self.reason, self.remedy)
+    fn line(&self) -> u64 {
+        self.lines.number()
     }
 }
 
@@ -157,11 +73,19 @@ impl fmt::Display for Fault {
 /// # Errors
 /// The first field that is no good.
 pub fn parse_line(text: &str, accounts: &Accounts, local_part: LocalPart) -> Result<Entry, Fault> {
-    let mut fields = text.splitn(8, ':');
-    let mut field = || fields.next().unwrap_or_default();
-    let [address, _password, uid, gid, _gecos, home, _shell, extra] = std::array::from_fn(|_| field());
-    let address = fold(address, local_part);
+    let mut entry = Entry::default();
+    parse_into(text, accounts, local_part, &mut entry).map(|()| entry)
+}
 
+/// The same, into the memory of another user; all but the line is written.
+fn parse_into(
+    text: &str,
+    accounts: &Accounts,
+    local_part: LocalPart,
+    entry: &mut Entry,
+) -> Result<(), Fault> {
+    let [address, uid, gid, home, extra] = split(text);
+    let address = fold(address, local_part);
     let mut user = Fields {
         uid: ("uid", uid),
         gid: ("gid", gid),
@@ -176,36 +100,42 @@ pub fn parse_line(text: &str, accounts: &Accounts, local_part: LocalPart) -> Res
     }
 
     let home = Some(location::trim_slashes(&user.home.1)).filter(|home| !home.is_empty());
-    let variables = Variables { home, ..variables };
-    let entry = Entry {
-        line: 0,
-        mail: location::parse(user.mail.unwrap_or(location::DEFAULT), variables)?,
-        home: home.map(str::to_owned),
-        uid: accounts.uid(user.uid.1).map_err(|reason| owner_fault(user.uid.0, reason))?,
-        gid: accounts.gid(user.gid.1).map_err(|reason| owner_fault(user.gid.0, reason))?,
-        quota_bytes: user.quota.bytes,
-        quota_messages: user.quota.messages,
-        address: address.into_owned(),
-    };
-    let (home_field, uid_field, gid_field) = (user.home.0, user.uid.0, user.gid.0);
-    entry.check().map_err(|fault| {
-        let field = match fault {
-            EntryFault::AddressPart | EntryFault::AddressControl | EntryFault::AddressLong => "user",
-            EntryFault::Home(_) | EntryFault::NoHome => home_field,
-            EntryFault::Mail(_) => location::FIELD,
-            EntryFault::Uid(_) => uid_field,
-            EntryFault::Gid(_) => gid_field,
-        };
-        Fault::new(field, fault.to_string(), fault.remedy())
-    })?;
-    Ok(entry)
+    match user.mail {
+        Some(mail) => location::parse_into(mail, Variables { home, ..variables }, &mut entry.mail)?,
+        None => set(&mut entry.mail, location::DEFAULT),
+    }
+    set_option(&mut entry.home, home);
+    entry.uid = accounts.uid(user.uid.1).map_err(|reason| owner_fault(user.uid.0, reason))?;
+    entry.gid = accounts.gid(user.gid.1).map_err(|reason| owner_fault(user.gid.0, reason))?;
+    entry.quota_bytes = user.quota.bytes;
+    entry.quota_messages = user.quota.messages;
+    set(&mut entry.address, &address);
+    entry.check().map_err(|fault| user.fault(fault))
+}
+
+/// The fields of a line that count: address, uid, gid, home and extra.
+fn split(text: &str) -> [&str; 5] {
+    let mut fields = [""; 8];
+    let mut begin = 0;
+    for (field, place) in fields.iter_mut().enumerate() {
+        let rest = &text[begin..];
+        // The last field may hold colons.
+        let end = if field < 7 { memchr::memchr(b':', rest.as_bytes()) } else { None };
+        *place = &rest[..end.unwrap_or(rest.len())];
+        match end {
+            Some(end) => begin += end + 1,
+            None => break,
+        }
+    }
+    let [address, _password, uid, gid, _gecos, home, _shell, extra] = fields;
+    [address, uid, gid, home, extra]
 }
 
 /// What a line says, as text, each with the name of the field that said it last.
 struct Fields<'l> {
     uid: (&'static str, &'l str),
     gid: (&'static str, &'l str),
-    home: (&'static str, std::borrow::Cow<'l, str>),
+    home: (&'static str, Cow<'l, str>),
     mail: Option<&'l str>,
     quota: quota_rule::Quota,
 }
@@ -232,10 +162,18 @@ impl<'l> Fields<'l> {
         }
         Ok(())
     }
-}
 
-fn owner_fault(field: &'static str, reason: String) -> Fault {
-    Fault::new(field, reason, "give a number, a name that this system knows, or nothing for the server's own")
+    /// The fault with the name of the field that it came from.
+    fn fault(&self, fault: EntryFault) -> Fault {
+        let field = match fault {
+            EntryFault::AddressPart | EntryFault::AddressControl | EntryFault::AddressLong => "user",
+            EntryFault::Home(_) | EntryFault::NoHome => self.home.0,
+            EntryFault::Mail(_) => location::FIELD,
+            EntryFault::Uid(_) => self.uid.0,
+            EntryFault::Gid(_) => self.gid.0,
+        };
+        Fault::new(field, fault.to_string(), fault.remedy())
+    }
 }
 
 #[cfg(test)]
@@ -247,12 +185,12 @@ mod tests {
     }
 
     fn read(text: &[u8]) -> Vec<Result<Entry, String>> {
-        PasswdFile::new(text, accounts(), LocalPart::Folded)
-            .map(|read| {
-                read.map_err(|error| match error {
-                    ReadError::Line(line) => line.to_string(),
-                    ReadError::Input(error) => error.to_string(),
-                })
+        let items = PasswdFile::new(text, accounts(), LocalPart::Folded).items();
+        items
+            .map(|item| match item {
+                Ok(Item::User(entry)) => Ok(entry),
+                Ok(Item::Alias(alias)) => panic!("an alias: {alias:?}"),
+                Err(error) => Err(error.to_string()),
             })
             .collect()
     }

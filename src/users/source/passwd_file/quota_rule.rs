@@ -6,7 +6,7 @@
 //! and T, and `ignore`; zero is "unlimited".
 #![forbid(unsafe_code)]
 
-use super::Fault;
+use crate::users::source::Fault;
 
 const FIELD: &str = "userdb_quota_rule";
 
@@ -35,9 +35,9 @@ impl Quota {
         }
         for limit in limits.split(':') {
             match limit.split_once('=') {
-                Some(("storage", value)) => self.bytes = parse_limit(value, 1024)?,
-                Some(("bytes", value)) => self.bytes = parse_limit(value, 1)?,
-                Some(("messages", value)) => self.messages = parse_limit(value, 1)?,
+                Some(("storage", value)) => self.bytes = parse_limit(FIELD, value, 1024)?,
+                Some(("bytes", value)) => self.bytes = parse_limit(FIELD, value, 1)?,
+                Some(("messages", value)) => self.messages = parse_limit(FIELD, value, 1)?,
                 Some(("backend", _)) => {}
                 None if limit == "ignore" => *self = Self::default(),
                 _ => {
@@ -53,10 +53,15 @@ impl Quota {
     }
 }
 
-fn parse_limit(text: &str, default_unit: u64) -> Result<Option<u64>, Fault> {
+/// The limit that `text`, the value of `field`, means; `None`: unlimited.
+pub(in crate::users::source) fn parse_limit(
+    field: &'static str,
+    text: &str,
+    default_unit: u64,
+) -> Result<Option<u64>, Fault> {
     let bad = |reason: &str, remedy| {
         let reason = format!("the limit \"{}\" {reason}", text.escape_debug());
-        Err(Fault::new(FIELD, reason, remedy))
+        Err(Fault::new(field, reason, remedy))
     };
     if text.starts_with(['+', '-']) || text.ends_with('%') {
         return bad("is relative to a rule that is not in this file", "write the limit itself");
