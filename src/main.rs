@@ -34,6 +34,14 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Load the user table of a running server again
+    ///
+    /// A server notices a new table by itself; this waits until it is in use, and says so. Exit code: 0 it is, 1 the
+    /// server refused it or cannot be reached, 2 wrong arguments or configuration.
+    #[command(
+        after_help = "Examples:\n  posthaste reload --config /etc/posthaste/posthaste.toml\n  posthaste reload --config /etc/posthaste/posthaste.toml --status --json"
+    )]
+    Reload(control::reload::ReloadArguments),
     /// Make files of what a crash left in the journal, without serving
     ///
     /// The server does this itself when it starts. Exit code: 0 everything has its place, 1 something could not be
@@ -52,6 +60,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => control::demo::run(&arguments),
         Command::Serve { config } => control::serve::run(&config),
         Command::Check { config } => control::check::run(&config),
+        Command::Reload(arguments) => control::reload::run(&arguments),
         Command::Recover(arguments) => control::recover::run(&arguments),
         Command::Users(command) => users::command::run(command),
     }
@@ -63,4 +72,5 @@ const EXAMPLES: &str = "Examples:
     --output /var/lib/posthaste/users.table
   posthaste check --config /etc/posthaste/posthaste.toml
   posthaste serve --config /etc/posthaste/posthaste.toml
+  posthaste reload --config /etc/posthaste/posthaste.toml
   posthaste recover --config /etc/posthaste/posthaste.toml --dry-run";

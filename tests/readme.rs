@@ -20,6 +20,7 @@ fn every_command_line_of_the_readme_is_one_that_the_program_takes() {
 fn every_example_of_a_help_text_is_one_that_the_program_takes() {
     let pages = [
         "",
+        "reload",
         "recover",
         "users build",
         "users lookup",

@@ -50,3 +50,13 @@ fn the_service_announces_readiness_and_has_room_for_the_default_connections() {
     assert!(limit.parse::<u64>().unwrap() >= wanted);
     assert!(SERVICE.contains(&format!("needs {wanted} with two workers")));
 }
+
+#[test]
+fn a_reload_by_systemd_is_the_command_for_the_configuration_that_is_served() {
+    let config = |key: &str| {
+        let line = SERVICE.lines().find_map(|line| line.strip_prefix(key)).expect("the unit has it");
+        line.split_once(" --config ").expect("it names a configuration").1.to_owned()
+    };
+    assert!(SERVICE.contains("\nExecReload=/usr/bin/posthaste reload "));
+    assert_eq!(config("ExecReload="), config("ExecStart="));
+}

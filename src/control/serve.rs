@@ -9,6 +9,7 @@ use sd_notify::NotifyState;
 
 use super::config::Config;
 use super::server::Server;
+use super::watch;
 use crate::limits;
 use crate::observe::log::Log;
 use crate::sys::signal::{Signal, Signals};
@@ -46,7 +47,7 @@ pub fn run(path: &Path) -> ExitCode {
         config.maildir.durability
     ));
     tell_systemd(&log, &[NotifyState::Ready]);
-    wait_for_the_end(&signals, &log);
+    watch::until_the_end(&config, &server, &signals, &log);
     tell_systemd(&log, &[NotifyState::Stopping]);
     let broken_off = server.stop(limits::DRAIN_PATIENCE, || asked_to_end(&signals));
     log.line(format_args!("posthaste ended"));
@@ -61,32 +62,11 @@ pub fn run(path: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn wait_for_the_end(signals: &Signals, log: &Log) {
-    loop {
-        match signals.wait(None) {
-            Ok(Some(signal @ (Signal::Terminate | Signal::Interrupt))) => {
-                log.line(format_args!("{signal:?}: finishing what was begun; once more ends at once"));
-                return;
-            }
-            Ok(Some(Signal::Hangup)) => {
-                log.line(format_args!(
-                    "SIGHUP: this version takes a new user table or configuration by a restart"
-                ));
-            }
-            Ok(None) => {}
-            Err(error) => {
-                log.line(format_args!("cannot wait for signals: {error}; ending"));
-                return;
-            }
-        }
-    }
-}
-
 fn asked_to_end(signals: &Signals) -> bool {
     matches!(signals.pending(), Ok(Some(Signal::Terminate | Signal::Interrupt)))
 }
 
-fn tell_systemd(log: &Log, state: &[NotifyState<'_>]) {
+pub(super) fn tell_systemd(log: &Log, state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         log.line(format_args!("cannot tell systemd: {error}; is NOTIFY_SOCKET right?"));
     }

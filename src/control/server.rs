@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::config::{Config, Durability};
 use super::listen::{self, ListenError, Listener};
 use super::recover;
 use super::recovery::{Lock, RecoveryError};
+use super::tables::{Lender, Outcome, Tables};
 use crate::exec::Exec;
 use crate::journal::name::Kind;
 use crate::journal::{self, Boot, FileFault, Journal, SegmentName};
@@ -28,16 +29,18 @@ use crate::ring::{Fd, SyncThreads};
 use crate::serve::accept::{self, Inbox, Message, Outbox};
 use crate::serve::checkpoint;
 use crate::serve::envelope::Terms;
+use crate::serve::loan::Loan;
 use crate::serve::worker::{Address, Loads, Seat, Settings, Worker};
 use crate::sys::{boot, cpu, limit};
 use crate::users::key::Rules;
-use crate::users::table::{Table, TableError};
+use crate::users::table::TableError;
 
 /// A running server.
 pub struct Server {
     threads: Vec<JoinHandle<()>>,
     outboxes: Arc<[Outbox]>,
     ended: Receiver<Result<(), rustix::io::Errno>>,
+    tables: Tables,
     /// Kept for their socket files, which go when the server does.
     listeners: Vec<Listener>,
     /// Held until the last worker has ended, or the process has.
@@ -99,7 +102,7 @@ impl Server {
     pub fn start(config: &Config, log: &Log) -> Result<Self, StartError> {
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|error| StartError::StateDirectory(config.state_dir.clone(), error))?;
-        let table = Arc::new(Table::open(&config.users.table).map_err(StartError::Table)?);
+        let lender = Tables::load_first(config).map_err(StartError::Table)?;
         let (journal, free) = recover_journal(config, log)?;
         let opened = listen::open(&config.listen).map_err(StartError::Listen)?;
         for warning in &opened.warnings {
@@ -118,24 +121,40 @@ impl Server {
         }
         let plan = Plan {
             settings: Arc::new(settings(config, &allowance)),
-            table,
             log: log.clone(),
             setup: setup(config),
             loads: (0..config.workers).map(|_| Default::default()).collect(),
             journal: (config.maildir.durability == Durability::Journal)
                 .then(|| JournalPlan::of(config, free)),
         };
-        let (threads, outboxes, ended) = start_workers(&plan, config.workers, &opened.listeners)?;
+        let (threads, outboxes, ended) = start_workers(&plan, &lender, config.workers, &opened.listeners)?;
+        let tables =
+            Tables::start(lender).map_err(|error| StartError::System("start the table thread", error))?;
         for listener in &opened.listeners {
             log.line(format_args!("listening on {}", listener.name));
         }
-        Ok(Self { threads, outboxes, ended, listeners: opened.listeners, journal })
+        Ok(Self { threads, outboxes, ended, tables, listeners: opened.listeners, journal })
     }
 
     /// What connections can be made to, as configured, with the ports that the kernel chose.
     #[must_use]
     pub fn addresses(&self) -> Vec<&str> {
         self.listeners.iter().map(|listener| listener.name.as_str()).collect()
+    }
+
+    /// Begins to load the user table again, for all workers; [`Server::outcome`] tells how it went.
+    pub(super) fn reload(&self) {
+        self.tables.load(Arc::clone(&self.outboxes));
+    }
+
+    /// How the oldest load went that has ended and was not told yet, the first table's among them.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        self.tables.outcome()
+    }
+
+    /// Readable when there may be an outcome.
+    pub(super) fn outcome_bell(&self) -> BorrowedFd<'_> {
+        self.tables.bell()
     }
 
     /// Goes down: accepts nothing more, lets transactions end for up to `patience`, or until `hurry` says so.
@@ -251,7 +270,6 @@ impl JournalPlan {
 #[derive(Clone)]
 struct Plan {
     settings: Arc<Settings>,
-    table: Arc<Table>,
     log: Log,
     setup: Setup,
     loads: Loads,
@@ -260,7 +278,12 @@ struct Plan {
 
 type Started = (Vec<JoinHandle<()>>, Arc<[Outbox]>, Receiver<Result<(), rustix::io::Errno>>);
 
-fn start_workers(plan: &Plan, count: usize, listeners: &[Listener]) -> Result<Started, StartError> {
+fn start_workers(
+    plan: &Plan,
+    tables: &Lender,
+    count: usize,
+    listeners: &[Listener],
+) -> Result<Started, StartError> {
     let no_descriptor = |errno: rustix::io::Errno| StartError::System("open a descriptor", errno.into());
     let mut inboxes = Vec::with_capacity(count);
     let mut outboxes = Vec::with_capacity(count);
@@ -284,6 +307,7 @@ fn start_workers(plan: &Plan, count: usize, listeners: &[Listener]) -> Result<St
         let cpu = cpus.get(index % cpus.len().max(1)).copied();
         let task = Task {
             plan: Plan { setup: Setup { file_cpu: cpu, ..plan.setup.clone() }, ..plan.clone() },
+            table: tables.lend(),
             index,
             cpu,
             random: random()?,
@@ -328,6 +352,7 @@ fn wait_until_ready(
 /// One worker thread.
 struct Task {
     plan: Plan,
+    table: Loan,
     index: usize,
     cpu: Option<usize>,
     random: u64,
@@ -380,7 +405,7 @@ impl Task {
         };
         let seat = Seat { index: self.index, loads: self.plan.loads, random: self.random, journal };
         let log = self.plan.log;
-        let worker = Worker::new(Rc::clone(&exec), self.plan.settings, self.plan.table, log.clone(), seat);
+        let worker = Worker::new(Rc::clone(&exec), self.plan.settings, self.table, log.clone(), seat);
         checkpoint::start(&worker);
         for (listener, name) in listeners {
             let others = Arc::clone(&self.outboxes);

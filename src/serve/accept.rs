@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use rustix::io::Errno;
 
 use super::connection::Connection;
+use super::loan::Loan;
 use super::session;
 use super::worker::Worker;
 use crate::exec::Pending;
@@ -21,6 +22,8 @@ use crate::ring::{Done, Fd, Op, Passed};
 pub enum Message {
     /// A connection that another worker accepted, counted already.
     Connection(Passed),
+    /// A new user table for transactions that begin from now on. The sender is dropped when the worker has it.
+    Table(Loan, Sender<()>),
     /// Go down: accept nothing, begin nothing, finish what was begun.
     Drain,
 }
@@ -70,6 +73,7 @@ pub async fn read_messages(worker: Rc<Worker>, inbox: Inbox, event: Rc<Fd>) {
                     let socket = worker.exec.with_ring(|ring| ring.take_over(passed));
                     begin(&worker, socket);
                 }
+                Message::Table(table, _taken) => worker.replace_table(table),
                 Message::Drain => {
                     worker.draining.set(true);
                     worker.exec.wake_all();

@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use bumpalo::Bump;
 use bumpalo::collections::Vec as ArenaVec;
 
+use super::loan::Loan;
 use crate::journal::Approach;
 use crate::maildir::{Mailbox, folder};
 use crate::ring::{Owner, Peer, Time};
@@ -17,6 +19,8 @@ use crate::users::{Found, Target};
 /// The envelope of a message.
 pub struct Envelope<'a> {
     arena: &'a Bump,
+    /// The user table that the whole transaction is about, whatever replaces it meanwhile.
+    pub table: Rc<Loan>,
     /// Until the message is in line for the journal.
     pub approach: Cell<Option<Approach>>,
     /// Who sends the message.
@@ -89,10 +93,12 @@ impl<'a> Envelope<'a> {
         smtputf8: bool,
         started: Time,
         id: &str,
+        table: Rc<Loan>,
     ) -> Self {
         let name = client.name.map(|name| &*arena.alloc_str(name));
         Self {
             arena,
+            table,
             approach: Cell::new(None),
             client: Client { name, peer: client.peer },
             sender: arena.alloc_str(sender),
@@ -167,6 +173,7 @@ impl<'a> Envelope<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::loan;
     use super::*;
     use crate::users::key::Base;
     use crate::users::record::User;
@@ -194,7 +201,8 @@ mod tests {
 
     fn envelope(arena: &Bump) -> Envelope<'_> {
         let client = Client { name: None, peer: Peer::Local };
-        Envelope::new(arena, client, "sender@example.org", false, Time(0), "id")
+        let table = Rc::new(Loan::from(loan::empty_table()));
+        Envelope::new(arena, client, "sender@example.org", false, Time(0), "id", table)
     }
 
     fn mailboxes(envelope: &Envelope<'_>) -> Vec<String> {

@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod connection;
 pub mod copy;
 pub mod envelope;
+pub mod loan;
 pub mod message;
 mod recorded;
 pub mod session;

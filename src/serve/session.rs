@@ -212,7 +212,8 @@ impl Session<'_> {
                 let id = self.transaction_id();
                 let client = Client { name: self.client.as_deref(), peer: self.connection.peer };
                 let now = self.worker.exec.now();
-                let begun = Envelope::new(arena, client, sender, mail.smtputf8, now, &id);
+                let begun =
+                    Envelope::new(arena, client, sender, mail.smtputf8, now, &id, self.worker.table());
                 begun.approach.set(self.worker.journal.as_ref().map(|journal| journal.approach()));
                 *envelope = Some(begun);
                 self.connection.queue(&reply);
@@ -249,7 +250,7 @@ impl Session<'_> {
     /// Looks a recipient up in the user table.
     fn recipient(&mut self, recipient: &RcptTo<'_>, envelope: &mut Envelope<'_>) -> Reply {
         let given = &recipient.address;
-        let table = self.worker.table();
+        let table = Rc::clone(&envelope.table);
         let (local, domain) = if given.is_bare_postmaster() {
             let Address { local, domain } = &self.worker.settings.postmaster;
             (local.as_str(), Some(domain.as_str()))

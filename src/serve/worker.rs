@@ -14,6 +14,7 @@ use std::time::Duration;
 use crossbeam::utils::CachePadded;
 
 use super::envelope::{Delivery, Envelope, Recipient, Terms};
+use super::loan::Loan;
 use crate::exec::Exec;
 use crate::journal::Journal;
 use crate::lmtp::replies::UnknownDomain;
@@ -23,7 +24,6 @@ use crate::mail::line_ends::LineEndings;
 use crate::maildir::{self, NameMaker, Store};
 use crate::observe::log::{Log, LogDeliveries};
 use crate::users::key::Rules;
-use crate::users::table::Table;
 
 /// What all workers are told. Never changes while they run.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ pub struct Worker {
     pub draining: Cell<bool>,
     index: usize,
     loads: Loads,
-    table: RefCell<Arc<Table>>,
+    table: RefCell<Rc<Loan>>,
     ids: SessionIds,
     date: RefCell<(u64, Rc<str>)>,
 }
@@ -112,7 +112,13 @@ pub struct Seat {
 impl Worker {
     /// A worker that runs on `exec`.
     #[must_use]
-    pub fn new(exec: Rc<Exec>, settings: Arc<Settings>, table: Arc<Table>, log: Log, seat: Seat) -> Rc<Self> {
+    pub fn new(
+        exec: Rc<Exec>,
+        settings: Arc<Settings>,
+        table: impl Into<Loan>,
+        log: Log,
+        seat: Seat,
+    ) -> Rc<Self> {
         let first = u32::try_from(seat.random & 0xffff_ffff).expect("masked");
         let names = NameMaker::new(&settings.maildir.host, std::process::id(), seat.index, first);
         let store = Store::new(Rc::clone(&exec), settings.maildir.clone(), names);
@@ -125,7 +131,7 @@ impl Worker {
             draining: Cell::new(false),
             index: seat.index,
             loads: seat.loads,
-            table: RefCell::new(table),
+            table: RefCell::new(Rc::new(table.into())),
             ids: SessionIds { prefix: seat.random, count: Cell::new(0) },
             date: RefCell::new((u64::MAX, Rc::from(""))),
         })
@@ -177,10 +183,15 @@ impl Worker {
         self.index
     }
 
-    /// The user table as it is now. A transaction keeps what it got.
+    /// The user table as it is now. A transaction keeps the one it began with.
     #[must_use]
-    pub fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.table.borrow())
+    pub fn table(&self) -> Rc<Loan> {
+        Rc::clone(&self.table.borrow())
+    }
+
+    /// Takes `table` for what begins from now on. The old one goes home when its last transaction is over.
+    pub fn replace_table(&self, table: Loan) {
+        self.table.replace(Rc::new(table));
     }
 
     /// An id for a new session, unique over workers and restarts.

@@ -15,7 +15,8 @@ use super::layout::{BLOCK, BLOCK_ROOM, LINE, home, tag};
 use super::record::{Damage, Record, Shared, User};
 use super::template::{self, Template};
 use crate::sys::cpu::prefetch;
-use crate::sys::mmap::Mapping;
+use crate::sys::mmap::{Keep, Mapping};
+use crate::sys::pace;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -27,7 +28,7 @@ pub struct Table {
     path: PathBuf,
     mapping: Mapping,
     /// A copy of the file up to its elsewhere section: one octet and a half for each address.
-    head: Mapping,
+    head: Option<Mapping>,
     header: Header,
     templates: Vec<Template>,
     classes: Vec<Class>,
@@ -51,6 +52,22 @@ impl Table {
         let opened =
             Mapping::open(path).map_err(TableFault::Open).and_then(|mapping| Self::check(path, mapping));
         opened.map_err(|fault| TableError { path: path.to_owned(), fault })
+    }
+
+    /// Makes a copy of the table at `path` that nobody else can change, and checks every section of it.
+    ///
+    /// # Errors
+    /// As [`Table::open`]; a copy that is torn, as somebody wrote to the file meanwhile, is damaged.
+    pub fn load(path: &Path, keep: &Keep) -> Result<Self, TableError> {
+        let copied =
+            Mapping::own(path, keep).map_err(TableFault::Copy).and_then(|mapping| Self::check(path, mapping));
+        copied
+            .and_then(|table| {
+                table.check_section(Which::Elsewhere)?;
+                table.check_section(Which::Heap)?;
+                Ok(table)
+            })
+            .map_err(|fault| TableError { path: path.to_owned(), fault })
     }
 
     /// A table in memory, from the whole content of a file; `path` is only for messages.
@@ -143,7 +160,8 @@ impl Table {
         let header = Header::decode(&mapping).map_err(TableFault::Header)?;
         let before = usize::try_from(header.section(Which::Elsewhere).offset).unwrap_or_default();
         // "No such user" bounces mail. It is said by what is here, which no writer can change any more.
-        let head = Mapping::copy_of(mapping.get(..before).unwrap_or_default()).map_err(TableFault::Open)?;
+        let copy = || Mapping::copy_of(mapping.get(..before).unwrap_or_default()).map_err(TableFault::Open);
+        let head = if mapping.is_own() { None } else { Some(copy()?) };
         let mut table =
             Self { path: path.to_owned(), mapping, head, header, templates: Vec::new(), classes: Vec::new() };
         for which in [Which::Classes, Which::Templates, Which::Domains, Which::DomainSlots, Which::Filter] {
@@ -158,7 +176,7 @@ impl Table {
 
     pub(super) fn check_section(&self, which: Which) -> Result<(), TableFault> {
         let expected = self.header.section(which).checksum;
-        let found = crc32c::crc32c(self.octets(which));
+        let found = checksum(self.octets(which));
         match expected == found {
             true => Ok(()),
             false => Err(TableFault::Section { section: SECTIONS[which as usize], expected, found }),
@@ -282,7 +300,7 @@ impl Table {
     fn octets(&self, which: Which) -> &[u8] {
         let source = match which {
             Which::Elsewhere | Which::Heap => &self.mapping,
-            _ => &self.head,
+            _ => self.head.as_ref().unwrap_or(&self.mapping),
         };
         self.header.section(which).of(source).unwrap_or_default()
     }
@@ -300,6 +318,16 @@ impl Table {
         self.header.aliases
     }
 }
+
+fn checksum(octets: &[u8]) -> u32 {
+    octets.chunks(PIECE_BYTES).fold(0, |sum, piece| {
+        pace::breathe();
+        crc32c::crc32c_append(sum, piece)
+    })
+}
+
+/// What is checked at once, where the thread has time.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// How large a table is, and how it is built.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -352,6 +380,8 @@ pub struct TableError {
 pub enum TableFault {
     /// It cannot be opened or mapped.
     Open(io::Error),
+    /// No copy can be made of it; the error says which step failed.
+    Copy(io::Error),
     /// The header is wrong.
     Header(HeaderFault),
     /// A section's checksum does not fit.
@@ -382,6 +412,7 @@ impl fmt::Display for TableError {
             TableFault::Open(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 f.write_str("; let the server's user read it")
             }
+            TableFault::Copy(error) if error.kind() != io::ErrorKind::NotFound => Ok(()),
             _ => f.write_str("; build it with \"posthaste users build\""),
         }
     }
@@ -390,7 +421,7 @@ impl fmt::Display for TableError {
 impl std::error::Error for TableError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.fault {
-            TableFault::Open(error) => Some(error),
+            TableFault::Open(error) | TableFault::Copy(error) => Some(error),
             _ => None,
         }
     }
@@ -400,6 +431,7 @@ impl fmt::Display for TableFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open(error) => write!(f, "cannot open it: {error}"),
+            Self::Copy(error) => error.fmt(f),
             Self::Header(fault) => fault.fmt(f),
             Self::Section { section, expected, found } => write!(
                 f,

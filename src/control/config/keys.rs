@@ -5,7 +5,7 @@
 pub const KEYS: &[(&str, &[&str])] = &[
     ("", &["hostname", "postmaster", "state_dir", "workers", "listen", "users", "maildir", "limits", "log"]),
     ("listen", &["lmtp", "mode", "user", "group"]),
-    ("users", &["table", "recipient_delimiter", "local_domains", "unknown_domain"]),
+    ("users", &["table", "keep_in", "lock_memory", "recipient_delimiter", "local_domains", "unknown_domain"]),
     (
         "maildir",
         &[

@@ -91,6 +91,10 @@ pub struct Account {
 pub struct Users {
     /// Absolute path of the compiled table.
     pub table: PathBuf,
+    /// Where the server's own copy of it stands.
+    pub keep_in: KeepIn,
+    /// Lock that copy in memory.
+    pub lock_memory: bool,
     /// Characters that end the user part of a local part; each is an ASCII special, none twice. Empty:
     /// addresses have no detail.
     pub recipient_delimiter: String,
@@ -98,6 +102,15 @@ pub struct Users {
     pub local_domains: Vec<String>,
     /// What an address in a domain without users is told.
     pub unknown_domain: UnknownDomain,
+}
+
+/// Where the server keeps the copy of the user table that it answers from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepIn {
+    /// In memory that belongs to no file.
+    Memory,
+    /// In a file without a name in [`Config::state_dir`].
+    File,
 }
 
 /// `[maildir]`: how messages become files.

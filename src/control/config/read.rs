@@ -11,7 +11,8 @@ use super::listener;
 use super::report::Problem;
 use super::section::{Problems, Section, boolean, choice, duration, expected, number, path, size, string};
 use super::{
-    Config, Durability, Host, Limits, LineEndings, Log, LogDeliveries, Maildir, UnknownDomain, Users, unit,
+    Config, Durability, Host, KeepIn, Limits, LineEndings, Log, LogDeliveries, Maildir, UnknownDomain, Users,
+    unit,
 };
 use crate::journal::format::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, is_segment_length};
 
@@ -66,6 +67,8 @@ fn users(document: &DeTable<'_>, table: PathBuf, problems: &mut Problems<'_>) ->
     let mut section = Section::beneath(document, "users", problems);
     Users {
         table: section.or("table", table, path),
+        keep_in: section.or("keep_in", KeepIn::Memory, choice(KEEP_IN)),
+        lock_memory: section.or("lock_memory", false, boolean),
         recipient_delimiter: section.or("recipient_delimiter", "+".to_owned(), delimiters),
         local_domains: section.or("local_domains", Vec::new(), domains),
         unknown_domain: section.or("unknown_domain", UnknownDomain::NoDomain, choice(UNKNOWN_DOMAIN)),
@@ -203,6 +206,9 @@ fn domains(value: &DeValue<'_>) -> Result<Vec<String>, String> {
     }
     Ok(domains)
 }
+
+/// The words of `users.keep_in`.
+pub(super) const KEEP_IN: &[(&str, KeepIn)] = &[("memory", KeepIn::Memory), ("file", KeepIn::File)];
 
 /// The words of `maildir.durability`.
 pub(super) const DURABILITY: &[(&str, Durability)] = &[

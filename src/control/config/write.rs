@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::read::{DURABILITY, LINE_ENDINGS, LOG_DELIVERIES, UNKNOWN_DOMAIN};
+use super::read::{DURABILITY, KEEP_IN, LINE_ENDINGS, LOG_DELIVERIES, UNKNOWN_DOMAIN};
 use super::{Account, Config, ListenConfig, unit};
 
 /// The whole file.
@@ -27,6 +27,8 @@ fn write(out: &mut String, config: &Config) -> std::fmt::Result {
     let domains: Vec<String> = users.local_domains.iter().map(|domain| quoted(domain)).collect();
     writeln!(out, "\n[users]")?;
     writeln!(out, "table = {}", path(&users.table))?;
+    writeln!(out, "keep_in = {}", word(KEEP_IN, users.keep_in))?;
+    writeln!(out, "lock_memory = {}", users.lock_memory)?;
     writeln!(out, "recipient_delimiter = {}", quoted(&users.recipient_delimiter))?;
     writeln!(out, "local_domains = [{}]", domains.join(", "))?;
     writeln!(out, "unknown_domain = {}", word(UNKNOWN_DOMAIN, users.unknown_domain))?;
