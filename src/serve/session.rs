@@ -168,6 +168,7 @@ impl Session<'_> {
             };
             let mut lines = std::mem::take(&mut self.lines);
             let mut rest = input.rest();
+            let had_envelope = envelope.is_some();
             let next = match lines.next(&mut rest) {
                 Line::Incomplete => Next::Command,
                 Line::TooLong => {
@@ -181,6 +182,9 @@ impl Session<'_> {
                     self.act(action, arena, envelope)
                 }
             };
+            if !had_envelope && envelope.is_some() {
+                self.warm(rest);
+            }
             let unread = rest.len();
             input.keep_last(unread);
             self.connection.put_back(input);
@@ -194,6 +198,22 @@ impl Session<'_> {
                 self.flush().await?;
                 self.worker.exec.give_way().await;
             }
+        }
+    }
+
+    /// Recipients that came together with MAIL: what their look-ups will read is fetched for all of them at once.
+    fn warm(&self, commands: &[u8]) {
+        let table = self.worker.table();
+        for line in commands.split(|octet| *octet == b'\n').take(limits::RECIPIENTS_WARMED_MAX) {
+            let path = line.split_at_checked(9).filter(|(verb, _)| verb.eq_ignore_ascii_case(b"RCPT TO:<"));
+            let Some((_, path)) = path else { return };
+            let length = memchr::memchr(b'>', path).unwrap_or(path.len());
+            let Ok(address) = str::from_utf8(&path[..length]) else { continue };
+            let (local, domain) = match address.rsplit_once('@') {
+                Some((local, domain)) => (local, Some(domain)),
+                None => (address, None),
+            };
+            users::key::warm(&table, local, domain, &self.worker.settings.rules);
         }
     }
 

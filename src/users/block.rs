@@ -24,8 +24,8 @@ pub(super) struct Raw<'t> {
     /// Where it stands in the file.
     pub(super) offset: u64,
     pub(super) tag: u8,
-    head: &'t [u8],
-    body: &'t [u8],
+    /// Head and body.
+    octets: &'t [u8],
 }
 
 impl<'t> Block<'t> {
@@ -44,11 +44,11 @@ impl<'t> Block<'t> {
         let mut at = BLOCK_HEAD;
         std::iter::from_fn(move || {
             let octets = self.octets.get(at..end)?;
-            let (head, rest) = octets.split_at_checked(RECORD_HEAD)?;
-            let body = rest.get(..usize::from(head[0]))?;
+            let (length, tag) = (usize::from(*octets.get(4)?), *octets.get(5)?);
+            let octets = octets.get(..RECORD_HEAD + length)?;
             let offset = self.offset + at as u64;
-            at += RECORD_HEAD + body.len();
-            Some(Raw { offset, tag: head[1], head, body })
+            at += octets.len();
+            Some(Raw { offset, tag, octets })
         })
     }
 
@@ -71,8 +71,8 @@ impl<'t> Raw<'t> {
     /// # Errors
     /// If a checksum does not fit, or there is nothing where the record points to.
     pub(super) fn body(&self, elsewhere: &'t [u8], elsewhere_offset: u64) -> Result<&'t [u8], Damage> {
-        let body = self.body;
-        check_body(self.head, body, 2, self.offset)?;
+        check_record(self.octets, self.offset)?;
+        let body = &self.octets[RECORD_HEAD..];
         if body.first() != Some(&ELSEWHERE) {
             return Ok(body);
         }
@@ -82,30 +82,24 @@ impl<'t> Raw<'t> {
         };
         offset[..6].copy_from_slice(octets);
         let offset = u64::from_le_bytes(offset);
-        let outside = Damage::Outside { offset };
         let start = offset.checked_sub(elsewhere_offset).and_then(|start| usize::try_from(start).ok());
-        let octets = start.and_then(|start| elsewhere.get(start..)).ok_or(outside)?;
-        let (head, rest) = octets.split_at_checked(ELSEWHERE_HEAD).ok_or(outside)?;
-        let length = u32_at(head, 0).and_then(|length| usize::try_from(length).ok());
-        let body = length.and_then(|length| rest.get(..length)).ok_or(Damage::Cut { offset })?;
-        check_body(head, body, 4, offset)?;
-        Ok(body)
+        let octets = start.and_then(|start| elsewhere.get(start..)).ok_or(Damage::Outside { offset })?;
+        let length = u32_at(octets, 4).and_then(|length| usize::try_from(length).ok());
+        let octets = length.and_then(|length| octets.get(..ELSEWHERE_HEAD.checked_add(length)?));
+        let octets = octets.ok_or(Damage::Cut { offset })?;
+        check_record(octets, offset)?;
+        Ok(&octets[ELSEWHERE_HEAD..])
     }
 }
 
-/// `head` is what stands before the sum, in so many octets, and the sum.
-fn check_body(head: &[u8], body: &[u8], before: usize, offset: u64) -> Result<(), Damage> {
-    let expected = u32_at(head, before).unwrap_or_default();
-    let found = checksum(&head[..before], body);
+/// `octets` are a sum and what it is of.
+fn check_record(octets: &[u8], offset: u64) -> Result<(), Damage> {
+    let expected = u32_at(octets, 0).unwrap_or_default();
+    let found = crc32c::crc32c(octets.get(4..).unwrap_or_default());
     match expected == found {
         true => Ok(()),
         false => Err(Damage::Checksum { what: "record", offset, expected, found }),
     }
-}
-
-/// CRC-32C of a few octets and a body. Few octets make it cheaper to go on from their sum than to copy them.
-fn checksum(before: &[u8], body: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(before), body)
 }
 
 /// Octets that a body takes in its block.
@@ -139,12 +133,11 @@ impl Filling {
         let Some(place) = self.octets.get_mut(self.end..self.end + RECORD_HEAD + body.len()) else {
             return false;
         };
-        let (head, rest) = place.split_at_mut(RECORD_HEAD);
-        head[0] = u8::try_from(body.len()).expect("a body in a block is short");
-        head[1] = tag;
-        let sum = checksum(&head[..2], body);
-        head[2..].copy_from_slice(&sum.to_le_bytes());
-        rest.copy_from_slice(body);
+        place[4] = u8::try_from(body.len()).expect("a body in a block is short");
+        place[5] = tag;
+        place[RECORD_HEAD..].copy_from_slice(body);
+        let sum = crc32c::crc32c(&place[4..]);
+        place[..4].copy_from_slice(&sum.to_le_bytes());
         self.end += RECORD_HEAD + body.len();
         true
     }
@@ -179,9 +172,9 @@ pub(super) fn elsewhere_at(offset: u64) -> [u8; ELSEWHERE_BYTES] {
 pub(super) fn elsewhere_head(body: &[u8]) -> [u8; ELSEWHERE_HEAD] {
     let mut head = [0; ELSEWHERE_HEAD];
     let length = u32::try_from(body.len()).expect("a checked entry is short");
-    head[..4].copy_from_slice(&length.to_le_bytes());
-    let sum = checksum(&head[..4], body);
-    head[4..].copy_from_slice(&sum.to_le_bytes());
+    head[4..].copy_from_slice(&length.to_le_bytes());
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&head[4..]), body);
+    head[..4].copy_from_slice(&sum.to_le_bytes());
     head
 }
 

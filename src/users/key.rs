@@ -45,12 +45,22 @@ impl Rules {
 
     /// Cuts the detail off: at the first delimiter that is not the local part's first character.
     pub fn split_detail<'a>(&self, local: &'a str) -> (&'a str, Option<&'a str>) {
-        let is_delimiter =
-            |&(at, character): &(usize, char)| at > 0 && self.recipient_delimiter.contains(character);
-        match local.char_indices().find(is_delimiter) {
-            Some((at, character)) => (&local[..at], Some(&local[at + character.len_utf8()..])),
-            None => (local, None),
-        }
+        let delimiters = self.recipient_delimiter.as_bytes();
+        let at = match delimiters {
+            [] => None,
+            [delimiter] => memchr::memchr_iter(*delimiter, local.as_bytes()).find(|at| *at > 0),
+            _ if delimiters.is_ascii() => {
+                let is_delimiter = |(at, octet): (usize, u8)| at > 0 && delimiters.contains(&octet);
+                local.bytes().enumerate().position(is_delimiter)
+            }
+            _ => {
+                let is_delimiter =
+                    |&(at, character): &(usize, char)| at > 0 && self.recipient_delimiter.contains(character);
+                local.char_indices().find(is_delimiter).map(|(at, _)| at)
+            }
+        };
+        let behind = |at: usize| at + local[at..].chars().next().map_or(0, char::len_utf8);
+        at.map_or((local, None), |at| (&local[..at], Some(&local[behind(at)..])))
     }
 
     /// The address without its detail, as replies name it, whether or not there is such a user.
@@ -201,11 +211,17 @@ pub(super) fn resolve<'x>(
     rules: &Rules,
 ) -> Result<Resolved<'x>, Damage> {
     let (name, detail) = rules.split_detail(local);
-    let mut folded = Key::new();
-    if local.is_empty() || folded.push_lower(domain.unwrap_or_default()).is_none() {
+    let mut main = Key::new();
+    if local.is_empty() || main.push_local(name, table.local_part()).is_none() {
         return Ok(Resolved::UnknownUser);
     }
-    let domain = domain.map(|_| folded.as_bytes());
+    let name_length = main.length;
+    if let Some(domain) = domain
+        && main.push(b"@").and_then(|()| main.push_lower(domain)).is_none()
+    {
+        return Ok(Resolved::UnknownUser);
+    }
+    let domain = domain.map(|_| &main.as_bytes()[name_length + 1..]);
     let what = |record: Record<'x>, name, detail| match record.is_alias() {
         true => Resolved::Alias(Alias { record, name, detail }),
         false => Resolved::User(record, detail),
@@ -213,9 +229,6 @@ pub(super) fn resolve<'x>(
 
     let mut listed = None;
     if let Some(domain) = domain {
-        let Some(main) = Key::of(name, Some(domain), table.local_part()) else {
-            return Ok(Resolved::UnknownUser);
-        };
         let hash = table.hash(main.as_bytes());
         table.prefetch(hash);
         listed = table.domain(domain);
@@ -350,6 +363,7 @@ impl Key {
 mod tests {
     use super::*;
     use crate::users::build::{Builder, Options, write};
+    use crate::users::domain::DOMAINS_MAX;
     use crate::users::entry::{self, Entry};
     use std::path::Path;
 
@@ -564,6 +578,33 @@ mod tests {
         assert_eq!(all(&table, "bob@y"), "unknown user");
         assert_eq!(all(&table, "bob@z"), "unknown domain");
         assert_eq!(all(&table, "bob@mx.example.org"), "unknown user");
+    }
+
+    #[test]
+    fn beyond_the_list_of_domains_everybody_is_found_and_no_domain_is_unknown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("table");
+        let options = Options::reproducible(LocalPart::Folded, [1; 16]);
+        let mut builder = Builder::create(&path, options).unwrap();
+        let mut entry = Entry { mail: "/srv/mail".to_owned(), ..Entry::default() };
+        for n in 0..DOMAINS_MAX + 2 {
+            entry.address = format!("a@d{n}");
+            builder.add(&entry).unwrap();
+        }
+        let targets = vec!["a@d7".to_owned()];
+        builder.add_alias(&entry::Alias { line: 1, address: "@late".to_owned(), targets }).unwrap();
+        builder.finish().unwrap();
+        let table = Table::open(&path).unwrap();
+        assert_eq!(table.shape().domains as usize, DOMAINS_MAX);
+        for n in [0, 7, DOMAINS_MAX - 1, DOMAINS_MAX, DOMAINS_MAX + 1] {
+            let address = format!("a@d{n}");
+            assert_eq!(all(&table, &address.to_uppercase()), address);
+        }
+        assert_eq!(all(&table, "whoever@late"), "a@d7");
+        assert_eq!(
+            (all(&table, "b@d1"), all(&table, "a@never")),
+            ("unknown user".into(), "unknown user".into())
+        );
     }
 
     #[test]

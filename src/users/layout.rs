@@ -34,8 +34,8 @@
 //!  104  4  number of templates         filter line, 64 octets: 512 bits
 //!  108  4  number of domains
 //!  112 24  class section               elsewhere: a body that is too long for a block
-//!  136 24  template section               0  4  length L
-//!  160 24  domain section                 4  4  CRC of the four octets above and the body
+//!  136 24  template section               0  4  CRC of all that follows
+//!  160 24  domain section                 4  4  length L
 //!  184 24  domain slot section            8  L  body
 //!  208 24  filter section
 //!  232 24  elsewhere section           block, 512 octets
@@ -45,9 +45,9 @@
 //! section, in the header                  6 ..  records, one after another; zeroes
 //!    0  8  offset in the file
 //!    8  8  length                      record
-//!   16  4  CRC of the whole section       0  1  length L of the body
-//!   20  4  zero                           1  1  tag, the hash's low 8 bits
-//!                                         2  4  CRC of the two octets above and the body
+//!   16  4  CRC of the whole section       0  4  CRC of all that follows, to the body's end
+//!   20  4  zero                           4  1  length L of the body
+//!                                         5  1  tag, the hash's low 8 bits
 //!                                         6  L  body, or if it is longer than 122 octets:
 //!                                               the octet 80h and 6 its offset in the file
 //! body

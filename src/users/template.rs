@@ -38,50 +38,70 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
 
 /// The local part and domain of an address; the last `@` parts them.
 pub(super) fn split(address: &str) -> (&str, Option<&str>) {
-    match address.rsplit_once('@') {
-        Some((name, domain)) => (name, Some(domain)),
+    match memchr::memrchr(b'@', address.as_bytes()) {
+        Some(at) => (&address[..at], Some(&address[at + 1..])),
         None => (address, None),
     }
 }
 
 /// A template that was read from a table and is well formed.
 #[derive(Debug)]
-pub(super) struct Template {
-    text: Box<str>,
-    is_plain: bool,
+pub(super) enum Template {
+    /// Without variables.
+    Plain(Box<str>),
+    Parts(Vec<Part>),
+}
+
+/// A piece of a template.
+#[derive(Debug)]
+pub(super) enum Part {
+    Text(Box<str>),
+    Address,
+    Name,
+    Domain,
 }
 
 impl Template {
     /// `None` if a percent sign is followed by anything but `u`, `n`, `d` or another one.
     fn parse(text: &str) -> Option<Self> {
-        let mut octets = text.bytes();
-        while let Some(octet) = octets.next() {
-            if octet == b'%' && !matches!(octets.next(), Some(b'u' | b'n' | b'd' | b'%')) {
-                return None;
-            }
+        let (mut parts, mut literal, mut rest) = (Vec::new(), String::new(), text);
+        while let Some((before, after)) = rest.split_once('%') {
+            literal.push_str(before);
+            let variable = match after.as_bytes().first()? {
+                b'u' => Part::Address,
+                b'n' => Part::Name,
+                b'd' => Part::Domain,
+                b'%' => Part::Text("%".into()),
+                _ => return None,
+            };
+            parts.push(Part::Text(std::mem::take(&mut literal).into()));
+            parts.push(variable);
+            rest = &after[1..];
         }
-        Some(Self { text: text.into(), is_plain: !text.contains('%') })
+        literal.push_str(rest);
+        if parts.is_empty() {
+            return Some(Self::Plain(literal.into()));
+        }
+        parts.push(Part::Text(literal.into()));
+        Some(Self::Parts(parts))
     }
 
     /// The path for one user. Allocates only if there is a variable in it.
     pub(super) fn expand(&self, address: &str) -> Cow<'_, str> {
-        if self.is_plain {
-            return Cow::Borrowed(&self.text);
-        }
+        let parts = match self {
+            Self::Plain(text) => return Cow::Borrowed(text),
+            Self::Parts(parts) => parts,
+        };
         let (name, domain) = split(address);
-        let mut path = String::with_capacity(self.text.len() + address.len());
-        let mut rest = &*self.text;
-        while let Some((before, after)) = rest.split_once('%') {
-            path.push_str(before);
-            match after.as_bytes().first() {
-                Some(b'u') => path.push_str(address),
-                Some(b'n') => path.push_str(name),
-                Some(b'd') => path.push_str(domain.unwrap_or_default()),
-                _ => path.push('%'),
-            }
-            rest = after.get(1..).unwrap_or_default();
+        let mut path = String::with_capacity(2 * address.len() + 32);
+        for part in parts {
+            path.push_str(match part {
+                Part::Text(text) => text,
+                Part::Address => address,
+                Part::Name => name,
+                Part::Domain => domain.unwrap_or_default(),
+            });
         }
-        path.push_str(rest);
         Cow::Owned(path)
     }
 }

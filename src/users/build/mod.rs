@@ -490,6 +490,7 @@ mod tests {
                 "line 10: @z: the target @nowhere is neither a user nor an alias",
                 "line 11: carol@x: the target alice@x+ is neither a user nor an alias",
                 "line 12: b@x is on line 5 already",
+                "line 13: @same: the alias leads back to itself",
                 "line 20: c0@x: more than 16 aliases one inside the other",
                 "line 21: c1@x: more than 16 aliases one inside the other",
             ]

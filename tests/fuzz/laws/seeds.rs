@@ -172,8 +172,8 @@ fn table_in_pieces(table: &[u8]) -> Vec<u8> {
         let end = usize::from(u16::from_le_bytes([block[4], block[5]]) & 0x7fff);
         let mut at = 6;
         while at < end {
-            let length = usize::from(block[at]);
-            pieces.push(block[at]);
+            let length = usize::from(block[at + 4]);
+            pieces.push(block[at + 4]);
             pieces.extend_from_slice(&block[at + 6..at + 6 + length]);
             at += 6 + length;
         }

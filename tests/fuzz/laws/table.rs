@@ -114,7 +114,7 @@ fn mend_heap(bodies: &[u8], domains: &[u8], seed: &[u8; 16]) -> Vec<u8> {
             blocks.push(vec![0; 6]);
         }
         let block = blocks.last_mut().expect("there is one at least");
-        block.extend_from_slice(&[&head[..], &sum.to_le_bytes(), body].concat());
+        block.extend_from_slice(&[&sum.to_le_bytes()[..], &head, body].concat());
     }
     let mut heap = Vec::new();
     for mut block in blocks {
