@@ -43,9 +43,12 @@ macro_rules! dialogs {
 
 dialogs! {
     on_both_rings:
+        alias
+        alias_with_a_detail
         all_recipients_unknown
         any_octets
         bare_line_feeds_end_commands
+        catch_all
         chunk_without_a_size
         chunks
         chunks_out_of_sequence
@@ -91,6 +94,7 @@ dialogs! {
         smuggling
         too_many_bad_commands
         too_many_recipients
+        unknown_domain
         unknown_domain_as_an_unknown_user
         unknown_user
         unusual_addresses
@@ -103,6 +107,7 @@ dialogs! {
         verification_probe_in_one_packet
         whole_session_in_few_packets;
     on_the_simulated_ring:
+        alias_with_a_mailbox_that_fails
         connection_reset
         disk_full
         failed_group_sync

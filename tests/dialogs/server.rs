@@ -14,8 +14,8 @@ use posthaste::exec::Exec;
 use posthaste::observe::log::Log;
 use posthaste::serve::worker::{Seat, Settings, Worker};
 use posthaste::sys::limit::Allowance;
-use posthaste::users::build::{self, Options};
-use posthaste::users::entry::Entry;
+use posthaste::users::build::{Builder, Options};
+use posthaste::users::entry::{Alias, Entry};
 use posthaste::users::key::LocalPart;
 use posthaste::users::table::Table;
 
@@ -64,7 +64,17 @@ pub(crate) fn table(mail: &Path) -> Arc<Table> {
         })
         .collect();
     let options = Options::reproducible(LocalPart::Folded, [7; 16]);
-    build::write(&file, options, &entries).unwrap_or_else(|error| panic!("{error}"));
+    let aliases = ALIASES.iter().map(|(address, targets)| Alias {
+        line: 0,
+        address: (*address).to_owned(),
+        targets: targets.iter().map(|&target| target.to_owned()).collect(),
+    });
+    let built = Builder::create(&file, options).and_then(|mut builder| {
+        entries.iter().try_for_each(|entry| builder.add(entry))?;
+        aliases.into_iter().try_for_each(|alias| builder.add_alias(&alias))?;
+        builder.finish()
+    });
+    built.unwrap_or_else(|error| panic!("{error}"));
     let bytes = std::fs::read(&file).expect("just written");
     let table = Table::from_bytes(&PathBuf::from("users.table"), &bytes);
     Arc::new(table.unwrap_or_else(|error| panic!("{error}")))
@@ -123,6 +133,14 @@ impl Write for Lines {
 
 /// Enough for every client of a crowd to have a message for two written while it arrives.
 const OPEN_FILES_MAX: usize = 256;
+
+/// Aliases of every dialog.
+const ALIASES: [(&str, &[&str]); 4] = [
+    ("info@example.net", &["alice@example.net", "bob@example.net"]),
+    ("everybody@example.net", &["info@example.net", "carol@example.net", "alice@example.net"]),
+    ("deep@example.net", &["bob+filed@example.net"]),
+    ("@catchall.example", &["carol@example.net"]),
+];
 
 /// Addresses, and homes beneath the mail root. The Maildir of `mallory` is a symbolic link to that of
 /// `bob`.
