@@ -16,7 +16,7 @@ use posthaste::serve::worker::{Seat, Settings, Worker};
 use posthaste::sys::limit::Allowance;
 use posthaste::users::build::{Builder, Options};
 use posthaste::users::entry::{Alias, Entry};
-use posthaste::users::key::LocalPart;
+use posthaste::users::key::{LocalPart, Rules};
 use posthaste::users::table::Table;
 
 use super::script::Script;
@@ -69,7 +69,9 @@ pub(crate) fn table(mail: &Path) -> Arc<Table> {
         address: (*address).to_owned(),
         targets: targets.iter().map(|&target| target.to_owned()).collect(),
     });
-    let built = Builder::create(&file, options).and_then(|mut builder| {
+    let rules = Rules::new("+", &["mx.example.net".to_owned()]);
+    let built = Builder::create(&file, options).and_then(|builder| {
+        let mut builder = builder.with_rules(rules);
         entries.iter().try_for_each(|entry| builder.add(entry))?;
         aliases.into_iter().try_for_each(|alias| builder.add_alias(&alias))?;
         builder.finish()
