@@ -17,5 +17,6 @@ pub mod observe;
 pub mod recover;
 pub mod ring;
 pub mod serve;
+pub mod socketmap;
 pub mod sys;
 pub mod users;

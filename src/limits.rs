@@ -150,3 +150,20 @@ const _: () = assert!(COMMAND_LINE_KEPT_BYTES_MAX < COMMAND_LINE_BYTES_MAX);
 const _: () = assert!(
     "550 5.1.2 <> Domain doesn't exist: \r\n".len() + 2 * REPLY_ECHO_BYTES_MAX <= REPLY_LINE_BYTES_MAX
 );
+
+// ---------------------------------------------------------------------------------------------
+// The look-ups of Postfix.
+
+/// Longest request: the name of a map, a space, and a key as long as a command may be. smtpd(8) reads lines of 2 KiB,
+/// which quoting can double.
+pub const SOCKETMAP_REQUEST_BYTES_MAX: usize = 64 + COMMAND_PARAMETERS_BYTES_MAX;
+
+/// Buffer of a partial request that a connection may keep.
+pub const SOCKETMAP_KEPT_BYTES_MAX: usize = COMMAND_LINE_KEPT_BYTES_MAX;
+
+/// Longest reply that Postfix reads (socketmap_table(5)).
+pub const SOCKETMAP_REPLY_BYTES_MAX: usize = 100_000;
+
+/// Bytes of replies that are gathered before they are sent: more than the replies to one buffer of requests, unless
+/// they are large aliases.
+pub const SOCKETMAP_REPLIES_GATHERED: usize = 4 * BUFFER_BYTES;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use posthaste::control::config::{
-    Account, Config, ConfigError, Durability, Host, KEYS, LineEndings, ListenConfig, LogDeliveries,
-    UnknownDomain,
+    Account, Config, ConfigError, Durability, Host, KEYS, LineEndings, ListenAddress, ListenConfig,
+    LogDeliveries, Service, UnknownDomain,
 };
 
 const SAMPLE: &str = include_str!("../posthaste.toml");
@@ -16,7 +16,7 @@ const LISTEN: &str = "listen = [{ lmtp = \"tcp:127.0.0.1:2424\" }]\n";
 
 /// The examples of the sample that are no defaults, as they depend on the machine or have none.
 const EXAMPLES: &[&str] =
-    &["hostname", "postmaster", "workers", "[[listen]]", "lmtp", "user", "group", "root"];
+    &["hostname", "postmaster", "workers", "[[listen]]", "lmtp", "map", "user", "group", "root"];
 
 #[test]
 fn the_sample_is_valid_as_it_is_shipped() {
@@ -43,7 +43,8 @@ fn the_sample_shows_every_key_and_no_other() {
 fn every_example_of_the_sample_would_be_accepted() {
     let config = parse(&uncommented(&[])).unwrap();
     assert_eq!(config.hostname, "mx.example.net");
-    assert_eq!(config.listen.len(), 3);
+    assert_eq!(config.listen.len(), 4);
+    assert_eq!(config.listen[3].service, Service::Map);
 }
 
 #[test]
@@ -183,13 +184,51 @@ fn a_socket_file_has_mode_owner_and_group() {
     let text = "[[listen]]\nlmtp = \"unix:/run/p/lmtp\"\nmode = \"0666\"\nuser = \"postfix\"\ngroup = 7\n";
     assert_eq!(
         parse(text).unwrap().listen,
-        [ListenConfig::Unix {
-            path: "/run/p/lmtp".into(),
-            mode: 0o666,
-            user: Some(Account { name: "postfix".to_owned(), id: 102 }),
-            group: Some(Account { name: "7".to_owned(), id: 7 }),
+        [ListenConfig {
+            service: Service::Lmtp,
+            address: ListenAddress::Unix {
+                path: "/run/p/lmtp".into(),
+                mode: 0o666,
+                user: Some(Account { name: "postfix".to_owned(), id: 102 }),
+                group: Some(Account { name: "7".to_owned(), id: 7 }),
+            },
         }]
     );
+}
+
+#[test]
+fn a_listener_for_look_ups_has_the_same_addresses() {
+    let text = "[[listen]]\nmap = \"unix:/run/p/map\"\nmode = \"0666\"\n\
+                [[listen]]\nmap = \"tcp:[::1]:26\"\n[[listen]]\nmap = \"systemd:map\"\n";
+    let config = parse(text).unwrap();
+    assert!(config.listen.iter().all(|listener| listener.service == Service::Map));
+    let addresses: Vec<String> = config.listen.iter().map(|listener| listener.address.to_string()).collect();
+    assert_eq!(addresses, ["unix:/run/p/map", "tcp:[::1]:26", "systemd:map"]);
+    assert!(config.to_string().contains("\n[[listen]]\nmap = \"unix:/run/p/map\"\nmode = \"0666\"\n"));
+}
+
+#[test]
+fn a_listener_for_mail_and_look_ups_at_once_is_shown_with_both() {
+    let text = "[[listen]]\nlmtp = \"unix:/run/p/lmtp\"\nmap = \"unix:/run/p/map\"\n";
+    assert_eq!(
+        parse(text).unwrap_err().to_string(),
+        "\
+error: a listener with two addresses
+ --> posthaste.toml:3:7
+  |
+2 | lmtp = \"unix:/run/p/lmtp\"
+  |        ------------------ the other one
+3 | map = \"unix:/run/p/map\"
+  |       ^^^^^^^^^^^^^^^^^ move `map` to a [[listen]] of its own"
+    );
+}
+
+#[test]
+fn a_listener_without_address_is_shown_with_both_keys() {
+    let error = parse("[[listen]]\nmode = \"0600\"\n").unwrap_err();
+    assert_eq!((error.problems()[0].line, error.problems()[0].column), (1, 1));
+    let shown = error.to_string();
+    assert!(shown.contains("`lmtp` for mail") && shown.contains("`map` for look-ups"), "{shown}");
 }
 
 /// Each of these lines, alone in an otherwise good file, is one problem with these words in it.
@@ -212,6 +251,13 @@ fn values_out_of_their_bounds_are_refused() {
         ("listen", "lmtp = \"tcp:127.0.0.1\"", "literal address"),
         ("listen", "lmtp = \"systemd:\"", "FileDescriptorName"),
         ("listen", "lmtp = \"/run/lmtp\"", "unix:/PATH"),
+        ("listen", "map = \"unix:relative\"", "absolute"),
+        ("listen", "map = \"tcp:127.0.0.1:25\"\nmode = \"0600\"", "only a socket file"),
+        (
+            "listen",
+            "lmtp = \"tcp:[::1]:24\"\n[[listen]]\nmap = \"tcp:[::1]:24\"",
+            "two listeners for tcp:[::1]:24",
+        ),
         ("listen", "mode = \"0600\"", "without address"),
         ("listen", "lmtp = \"unix:/s\"\nmode = \"0999\"", "octal"),
         ("listen", "lmtp = \"unix:/s\"\nmode = \"1777\"", "at most \"0777\""),
@@ -280,6 +326,10 @@ group = 12
 lmtp = \"tcp:[::]:24\"
 [[listen]]
 lmtp = \"systemd:lmtp in\"
+[[listen]]
+map = \"unix:/run/map\"
+mode = \"0660\"
+group = \"postfix\"
 [users]
 table = \"/t\"
 recipient_delimiter = \"+-\"

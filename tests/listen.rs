@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use posthaste::control::config::{Account, ListenConfig};
+use posthaste::control::config::{Account, ListenAddress, ListenConfig, Service};
 use posthaste::control::listen::{self, Family, ListenError, Listener};
 use rustix::fs::OFlags;
 
@@ -40,7 +40,7 @@ fn a_socket_file_belongs_to_whom_it_was_given() {
         (None, account(4_002), (0, 4_002)),
     ] {
         let path = directory.path().join("lmtp");
-        let listener = open(ListenConfig::Unix { path: path.clone(), mode: 0o600, user, group }).unwrap();
+        let listener = open(ListenAddress::Unix { path: path.clone(), mode: 0o600, user, group }).unwrap();
         let found = std::fs::metadata(&path).unwrap();
         assert_eq!((found.uid(), found.gid()), owner);
         assert_eq!(found.permissions().mode() & 0o777, 0o600);
@@ -79,7 +79,7 @@ fn an_ipv6_listener_leaves_ipv4_to_others() {
     let port = free.local_addr().unwrap().port();
     drop(free);
     let both = [tcp(&format!("[::]:{port}")), tcp(&format!("0.0.0.0:{port}"))];
-    assert_eq!(listen::open(&both).unwrap().listeners.len(), 2);
+    assert_eq!(listen::open(&both.map(lmtp)).unwrap().listeners.len(), 2);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn one_listener_that_fails_takes_the_others_along() {
     let directory = tempfile::tempdir().unwrap();
     let good = directory.path().join("good");
     let both = [unix(&good, 0o600), unix("/nonexistent/lmtp".as_ref(), 0o600)];
-    assert!(listen::open(&both).is_err());
+    assert!(listen::open(&both.map(lmtp)).is_err());
     assert!(!good.exists());
 }
 
@@ -218,7 +218,7 @@ fn a_descriptor_that_is_no_listening_stream_socket_is_refused() {
 
 #[test]
 fn without_systemd_its_listener_says_what_to_start() {
-    let error = open(ListenConfig::Systemd { name: "lmtp".to_owned() }).unwrap_err();
+    let error = open(ListenAddress::Systemd { name: "lmtp".to_owned() }).unwrap_err();
     assert!(error.to_string().contains("posthaste.socket"), "{error}");
 }
 
@@ -227,7 +227,7 @@ fn without_systemd_its_listener_says_what_to_start() {
 #[ignore = "runs as the child of the tests about systemd, with descriptors handed over"]
 fn child_of_systemd() {
     let name = std::env::var(CHILD).expect("started by `handed_over`");
-    match listen::open(&[ListenConfig::Systemd { name }]) {
+    match listen::open(&[lmtp(ListenAddress::Systemd { name })]) {
         Err(error) => println!("\n{CHILD} error {error}"),
         Ok(opened) => {
             for listener in &opened.listeners {
@@ -269,18 +269,22 @@ fn listening() -> OwnedFd {
     TcpListener::bind("127.0.0.1:0").unwrap().into()
 }
 
-fn open(configured: ListenConfig) -> Result<Listener, ListenError> {
-    let mut opened = listen::open(&[configured])?;
+fn open(address: ListenAddress) -> Result<Listener, ListenError> {
+    let mut opened = listen::open(&[lmtp(address)])?;
     assert_eq!(opened.listeners.len(), 1);
     Ok(opened.listeners.remove(0))
 }
 
-fn unix(path: &Path, mode: u32) -> ListenConfig {
-    ListenConfig::Unix { path: path.to_path_buf(), mode, user: None, group: None }
+fn lmtp(address: ListenAddress) -> ListenConfig {
+    ListenConfig { service: Service::Lmtp, address }
 }
 
-fn tcp(address: &str) -> ListenConfig {
-    ListenConfig::Tcp { address: address.parse().unwrap() }
+fn unix(path: &Path, mode: u32) -> ListenAddress {
+    ListenAddress::Unix { path: path.to_path_buf(), mode, user: None, group: None }
+}
+
+fn tcp(address: &str) -> ListenAddress {
+    ListenAddress::Tcp { address: address.parse().unwrap() }
 }
 
 /// Close-on-exec and nonblocking.

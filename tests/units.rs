@@ -3,10 +3,11 @@
 
 use std::process::Command;
 
-use posthaste::control::config::{Config, ListenConfig};
+use posthaste::control::config::{Config, ListenAddress, ListenConfig, Service};
 
 const SERVICE: &str = include_str!("../systemd/posthaste.service");
 const SOCKET: &str = include_str!("../systemd/posthaste.socket");
+const MAP_SOCKET: &str = include_str!("../systemd/posthaste-map.socket");
 
 #[test]
 fn systemd_has_no_complaint_about_the_units() {
@@ -17,14 +18,16 @@ fn systemd_has_no_complaint_about_the_units() {
     let directory = tempfile::tempdir().unwrap();
     let service = directory.path().join("posthaste.service");
     let socket = directory.path().join("posthaste.socket");
+    let map_socket = directory.path().join("posthaste-map.socket");
     // The binary is not installed where tests run, and systemd looks whether it can be executed.
     let here = SERVICE.replace("/usr/bin/posthaste", env!("CARGO_BIN_EXE_posthaste"));
     std::fs::write(&service, here).unwrap();
     std::fs::write(&socket, SOCKET).unwrap();
+    std::fs::write(&map_socket, MAP_SOCKET).unwrap();
 
     let verdict = Command::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no"])
-        .args([&service, &socket])
+        .args([&service, &socket, &map_socket])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&verdict.stderr);
@@ -34,12 +37,18 @@ fn systemd_has_no_complaint_about_the_units() {
 }
 
 #[test]
-fn the_listener_that_the_socket_unit_names_is_valid() {
-    let line = SOCKET.lines().find(|line| line.contains("[[listen]]")).unwrap();
-    let text = line.split_once(": ").unwrap().1.replace("]] ", "]]\n");
-    let config = Config::parse(&format!("hostname = \"mx\"\n{text}"), "posthaste.socket").unwrap();
-    let [ListenConfig::Systemd { name }] = config.listen.as_slice() else { panic!("{:?}", config.listen) };
-    assert!(SOCKET.contains(&format!("\nFileDescriptorName={name}\n")));
+fn the_listener_that_a_socket_unit_names_is_valid() {
+    for (unit, spoken) in [(SOCKET, Service::Lmtp), (MAP_SOCKET, Service::Map)] {
+        let line = unit.lines().find(|line| line.contains("[[listen]]")).unwrap();
+        let text = line.split_once(": ").unwrap().1.replace("]] ", "]]\n");
+        let config = Config::parse(&format!("hostname = \"mx\"\n{text}"), "the unit").unwrap();
+        let [ListenConfig { address: ListenAddress::Systemd { name }, service }] = config.listen.as_slice()
+        else {
+            panic!("{:?}", config.listen)
+        };
+        assert_eq!(*service, spoken);
+        assert!(unit.contains(&format!("\nFileDescriptorName={name}\n")));
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use super::config::{Config, ListenConfig};
+use super::config::{Config, ListenAddress};
 use crate::sys::limit;
 
 /// Checks the file at `path`; prints the effective configuration on standard output, everything else on
@@ -61,7 +61,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
         found.push("maildir.create_folder makes nothing unless maildir.detail_to_folder is true".to_owned());
     }
     for listener in &config.listen {
-        if let ListenConfig::Unix { path, .. } = listener
+        if let ListenAddress::Unix { path, .. } = &listener.address
             && let Some(parent) = path.parent()
             && let Err(error) = access(parent, Access::WRITE_OK | Access::EXEC_OK)
         {

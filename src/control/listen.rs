@@ -14,7 +14,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::config::ListenConfig;
+use super::config::{ListenAddress, ListenConfig, Service};
 pub use super::listen_error::ListenError;
 pub use super::socket_file::SocketFile;
 use crate::sys::handed;
@@ -26,6 +26,8 @@ pub struct Listener {
     pub fd: OwnedFd,
     /// The address, for logs: as in the configuration, with the port that the kernel chose if it was 0.
     pub name: String,
+    /// What is spoken.
+    pub service: Service,
     /// What kind of peers connect.
     pub family: Family,
     /// The socket file, if this process made one: removed when this is dropped.
@@ -62,17 +64,18 @@ pub fn open(configured: &[ListenConfig]) -> Result<Opened, ListenError> {
     let names: Vec<String> = handed.iter().map(|(_, name)| name.clone()).collect();
     let mut listeners = Vec::with_capacity(configured.len());
     for one in configured {
-        match one {
-            ListenConfig::Unix { path, mode, user, group } => {
-                let name = one.to_string();
+        let service = one.service;
+        match &one.address {
+            ListenAddress::Unix { path, mode, user, group } => {
+                let name = one.address.to_string();
                 let (fd, file) = super::socket_file::listen(path, *mode, user.as_ref(), group.as_ref())?;
-                listeners.push(Listener { fd, name, family: Family::Unix, file: Some(file) });
+                listeners.push(Listener { fd, name, service, family: Family::Unix, file: Some(file) });
             }
-            ListenConfig::Tcp { address } => listeners.push(tcp(*address)?),
-            ListenConfig::Systemd { name } => {
+            ListenAddress::Tcp { address } => listeners.push(tcp(*address, service)?),
+            ListenAddress::Systemd { name } => {
                 let (ours, others) = handed.into_iter().partition(|(_, other)| other == name);
                 handed = others;
-                listeners.extend(from_systemd(name, ours, &names)?);
+                listeners.extend(from_systemd(name, service, ours, &names)?);
             }
         }
     }
@@ -88,7 +91,7 @@ pub fn open(configured: &[ListenConfig]) -> Result<Opened, ListenError> {
     Ok(Opened { listeners, warnings })
 }
 
-fn tcp(address: SocketAddr) -> Result<Listener, ListenError> {
+fn tcp(address: SocketAddr, service: Service) -> Result<Listener, ListenError> {
     let failed = |step| move |error| ListenError::Tcp { step, address, error };
     let (domain, family) = match address {
         SocketAddr::V4(_) => (AddressFamily::INET, Family::Inet),
@@ -107,12 +110,13 @@ fn tcp(address: SocketAddr) -> Result<Listener, ListenError> {
     net::listen(&fd, BACKLOG).map_err(failed("listen on"))?;
     let bound = net::getsockname(&fd).map_err(failed("ask the port of"))?;
     let address = SocketAddr::try_from(bound).unwrap_or(address);
-    Ok(Listener { fd, name: format!("tcp:{address}"), family, file: None })
+    Ok(Listener { fd, name: format!("tcp:{address}"), service, family, file: None })
 }
 
 /// The descriptors named `name`, checked: a unit file can hand over anything.
 fn from_systemd(
     name: &str,
+    service: Service,
     ours: Vec<(OwnedFd, String)>,
     handed: &[String],
 ) -> Result<Vec<Listener>, ListenError> {
@@ -122,7 +126,7 @@ fn from_systemd(
     ours.into_iter()
         .map(|(fd, name)| {
             let family = checked(&fd).map_err(|reason| ListenError::Unfit { name: name.clone(), reason })?;
-            Ok(Listener { fd, name: format!("systemd:{name}"), family, file: None })
+            Ok(Listener { fd, name: format!("systemd:{name}"), service, family, file: None })
         })
         .collect()
 }

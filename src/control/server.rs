@@ -26,7 +26,7 @@ use crate::observe::log::Log;
 use crate::recover::Fate;
 use crate::ring::uring::{self, Setup, SetupError, Uring};
 use crate::ring::{Fd, SyncThreads};
-use crate::serve::accept::{self, Inbox, Message, Outbox};
+use crate::serve::accept::{self, Inbox, Message, Outbox, Service};
 use crate::serve::checkpoint;
 use crate::serve::envelope::Terms;
 use crate::serve::loan::Loan;
@@ -131,7 +131,11 @@ impl Server {
         let tables =
             Tables::start(lender).map_err(|error| StartError::System("start the table thread", error))?;
         for listener in &opened.listeners {
-            log.line(format_args!("listening on {}", listener.name));
+            let what = match listener.service {
+                Service::Lmtp => "",
+                Service::Map => " for look-ups",
+            };
+            log.line(format_args!("listening on {}{what}", listener.name));
         }
         Ok(Self { threads, outboxes, ended, tables, listeners: opened.listeners, journal })
     }
@@ -301,7 +305,7 @@ fn start_workers(
         let mut own = Vec::with_capacity(listeners.len());
         for listener in listeners {
             let fd = rustix::io::fcntl_dupfd_cloexec(listener.fd.as_fd(), 0).map_err(no_descriptor)?;
-            own.push((fd, Arc::from(listener.name.as_str())));
+            own.push((fd, listener.service, Arc::from(listener.name.as_str())));
         }
         // More workers than CPUs take turns on them.
         let cpu = cpus.get(index % cpus.len().max(1)).copied();
@@ -360,7 +364,7 @@ struct Task {
     key: u64,
     inbox: Inbox,
     outboxes: Arc<[Outbox]>,
-    listeners: Vec<(OwnedFd, Arc<str>)>,
+    listeners: Vec<(OwnedFd, Service, Arc<str>)>,
 }
 
 impl Task {
@@ -385,7 +389,8 @@ impl Task {
                 return Ok(());
             }
         };
-        let listeners: Vec<_> = self.listeners.into_iter().map(|(fd, name)| (ring.adopt(fd), name)).collect();
+        let adopted = self.listeners.into_iter().map(|(fd, service, name)| (ring.adopt(fd), service, name));
+        let listeners: Vec<_> = adopted.collect();
         let directory = self.plan.journal.as_ref().map(|journal| {
             let opened = std::fs::File::open(&journal.directory);
             opened.map(|directory| ring.adopt(directory.into()))
@@ -407,9 +412,9 @@ impl Task {
         let log = self.plan.log;
         let worker = Worker::new(Rc::clone(&exec), self.plan.settings, self.table, log.clone(), seat);
         checkpoint::start(&worker);
-        for (listener, name) in listeners {
+        for (listener, service, name) in listeners {
             let others = Arc::clone(&self.outboxes);
-            exec.spawn(accept::accept(Rc::clone(&worker), listener, name, others));
+            exec.spawn(accept::accept(Rc::clone(&worker), listener, service, name, others));
         }
         exec.spawn(accept::read_messages(Rc::clone(&worker), self.inbox, event));
         let _ = ready.send(Ok(()));

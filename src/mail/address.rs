@@ -96,6 +96,12 @@ pub fn parse_path(input: &str) -> Result<(Option<Address<'_>>, &str), PathError>
     Ok((Some(Address { local, domain, text }), behind))
 }
 
+/// Reads a quoted local part from the front of `text`: its value, and what is behind it. `None` where there is none.
+#[must_use]
+pub fn quoted_local_part(text: &str) -> Option<(Cow<'_, str>, &str)> {
+    quoted_string(text.strip_prefix('"')?).ok()
+}
+
 /// Drops `@one,@two:`, which must be accepted and should be ignored (RFC 5321 section 4.1.1.3, appendix C).
 fn skip_source_route(input: &str) -> Result<&str, PathError> {
     let mut rest = input;

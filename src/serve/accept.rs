@@ -10,18 +10,28 @@ use rustix::io::Errno;
 
 use super::connection::Connection;
 use super::loan::Loan;
-use super::session;
 use super::worker::Worker;
+use super::{lookups, session};
 use crate::exec::Pending;
 use crate::limits;
 use crate::lmtp::replies;
 use crate::ring::{Done, Fd, Op, Passed};
+use crate::socketmap::reply::Reply as Answer;
+
+/// What is spoken over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Mail is handed in ([`session`]).
+    Lmtp,
+    /// The user table is asked ([`lookups`]).
+    Map,
+}
 
 /// What crosses from one thread to another.
 #[derive(Debug)]
 pub enum Message {
     /// A connection that another worker accepted, counted already.
-    Connection(Passed),
+    Connection(Passed, Service),
     /// A new user table for transactions that begin from now on. The sender is dropped when the worker has it.
     Table(Loan, Sender<()>),
     /// Go down: accept nothing, begin nothing, finish what was begun.
@@ -69,9 +79,9 @@ pub async fn read_messages(worker: Rc<Worker>, inbox: Inbox, event: Rc<Fd>) {
     loop {
         for message in inbox.messages.try_iter() {
             match message {
-                Message::Connection(passed) => {
+                Message::Connection(passed, service) => {
                     let socket = worker.exec.with_ring(|ring| ring.take_over(passed));
-                    begin(&worker, socket);
+                    begin(&worker, socket, service);
                 }
                 Message::Table(table, _taken) => worker.replace_table(table),
                 Message::Drain => {
@@ -89,13 +99,19 @@ pub async fn read_messages(worker: Rc<Worker>, inbox: Inbox, event: Rc<Fd>) {
 
 /// Accepts connections from `listener` until the server goes down. Each goes to the worker that has the
 /// fewest: a client with few long connections would else leave processors idle.
-pub async fn accept(worker: Rc<Worker>, listener: Rc<Fd>, name: Arc<str>, others: Arc<[Outbox]>) {
+pub async fn accept(
+    worker: Rc<Worker>,
+    listener: Rc<Fd>,
+    service: Service,
+    name: Arc<str>,
+    others: Arc<[Outbox]>,
+) {
     while !worker.draining.get() {
         let mut accepting = worker.exec.start(Op::Accept { listener: Rc::clone(&listener) });
         let mut trouble = None;
         while let Some(finished) = next_or_cancel(&worker, &mut accepting).await {
             match finished {
-                Ok(Done::Opened(socket)) => welcome(&worker, socket, &others),
+                Ok(Done::Opened(socket)) => welcome(&worker, socket, service, &others),
                 Ok(_) => unreachable!("an accept gives a descriptor"),
                 Err(Errno::CANCELED) if worker.draining.get() => {}
                 // The client was gone before we came, or a signal.
@@ -128,31 +144,41 @@ async fn next_or_cancel(worker: &Worker, accepting: &mut Pending<'_>) -> Option<
 }
 
 /// Serves a new connection, or passes it on, or says that there are too many.
-fn welcome(worker: &Rc<Worker>, socket: Rc<Fd>, others: &[Outbox]) {
+fn welcome(worker: &Rc<Worker>, socket: Rc<Fd>, service: Service, others: &[Outbox]) {
     let Some(index) = worker.place() else {
-        worker.exec.spawn(refuse(Rc::clone(worker), socket));
+        worker.exec.spawn(refuse(Rc::clone(worker), socket, service));
         return;
     };
     if index == worker.index() {
-        begin(worker, socket);
+        begin(worker, socket, service);
         return;
     }
     let passed = socket.pass().expect("nobody else has heard of this connection");
-    others[index].send(Message::Connection(passed));
+    others[index].send(Message::Connection(passed, service));
 }
 
 /// Begins a session over a connection that is counted already.
-fn begin(worker: &Rc<Worker>, socket: Rc<Fd>) {
+fn begin(worker: &Rc<Worker>, socket: Rc<Fd>, service: Service) {
     let own = Rc::clone(worker);
-    worker.exec.spawn(async move {
-        session::serve(Rc::clone(&own), socket).await;
-        own.release();
-    });
+    match service {
+        Service::Lmtp => worker.exec.spawn(async move {
+            session::serve(Rc::clone(&own), socket).await;
+            own.release();
+        }),
+        Service::Map => worker.exec.spawn(async move {
+            lookups::serve(Rc::clone(&own), socket).await;
+            own.release();
+        }),
+    }
 }
 
-async fn refuse(worker: Rc<Worker>, socket: Rc<Fd>) {
+async fn refuse(worker: Rc<Worker>, socket: Rc<Fd>, service: Service) {
     let mut connection = Connection::new(Rc::clone(&worker.exec), socket, limits::REFUSAL_PATIENCE);
-    connection.queue(&replies::too_many_connections(&worker.settings.hostname));
+    match service {
+        Service::Lmtp => connection.queue(&replies::too_many_connections(&worker.settings.hostname)),
+        // Postfix asks first, and takes this for the answer.
+        Service::Map => Answer::Temporary("too many connections").write_to(connection.outgoing()),
+    }
     let _ = connection.flush().await;
     worker.log.line(format_args!(
         "peer={} refused: there are {} connections already (limits.connections)",

@@ -116,6 +116,11 @@ impl Connection {
         reply.write_to(&mut self.replies);
     }
 
+    /// Where replies of another protocol are written, to go out with the next [`flush`](Self::flush).
+    pub fn outgoing(&mut self) -> &mut Vec<u8> {
+        &mut self.replies
+    }
+
     /// Whether replies wait for a flush.
     #[must_use]
     pub fn has_replies(&self) -> bool {

@@ -68,6 +68,16 @@ impl Rules {
         Base { local: self.split_detail(local).0, domain }
     }
 
+    /// The character that begins a detail, where one must be chosen.
+    pub fn delimiter(&self) -> Option<char> {
+        self.recipient_delimiter.chars().next()
+    }
+
+    /// The domain of users who are stored without one, where one must be named.
+    pub fn local_domain(&self) -> Option<&str> {
+        self.local_domains.first().map(String::as_str)
+    }
+
     fn is_local(&self, folded_domain: &[u8]) -> bool {
         self.local_domains.iter().any(|local| local.as_bytes() == folded_domain)
     }
@@ -169,6 +179,18 @@ pub fn find<'x>(
     };
     let name = if detail.is_some() { rules.split_detail(local).0 } else { local };
     Ok(Answer::Found(Found { target, more, base: Base { local: name, domain } }))
+}
+
+/// Whether anybody has an address in a domain; `None` if the table does not list all its domains, and not this one.
+pub fn has_domain(table: &Table, domain: &str) -> Option<bool> {
+    let mut folded = Key::new();
+    if folded.push_lower(domain).is_none() {
+        return Some(false);
+    }
+    match table.domain(folded.as_bytes()) {
+        Some(_) => Some(true),
+        None => table.lists_all_domains().then_some(false),
+    }
 }
 
 /// Fetches what [`find`] will read first for a recipient, without waiting for it: for recipients who are known to

@@ -26,6 +26,6 @@ pub mod verify;
 
 pub use build::{BuildError, Builder, Conflict, Options};
 pub use entry::{Alias, Entry};
-pub use key::{Answer, Base, Found, LocalPart, Rules, Target, find, warm};
+pub use key::{Answer, Base, Found, LocalPart, Rules, Target, find, has_domain, warm};
 pub use record::{Damage, User};
 pub use table::{Table, TableError};

@@ -21,8 +21,9 @@ use posthaste::observe::log::Log;
 use posthaste::recover::{self, Fate, Options};
 use posthaste::ring::sim::{Sim, World};
 use posthaste::ring::{Done, Fd, How, Identity, Op};
+use posthaste::serve::accept::{self, Service};
+use posthaste::serve::checkpoint;
 use posthaste::serve::worker::{Seat, Worker};
-use posthaste::serve::{accept, checkpoint};
 use posthaste::sys::limit::Allowance;
 use posthaste::users::build::{self, Options as TableOptions};
 use posthaste::users::entry::Entry;
@@ -84,7 +85,14 @@ impl Server {
             let worker = Worker::new(exec, settings, table, log, seat);
             checkpoint::start(&worker);
             told.set(true);
-            accept::accept(worker, listener, Arc::from("the simulated listener"), Arc::new([])).await;
+            accept::accept(
+                worker,
+                listener,
+                Service::Lmtp,
+                Arc::from("the simulated listener"),
+                Arc::new([]),
+            )
+            .await;
         });
         Self { exec, ready }
     }

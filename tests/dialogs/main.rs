@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod crowd;
+mod lookups;
 mod play;
 mod real;
 mod script;

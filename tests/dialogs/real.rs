@@ -13,7 +13,7 @@ use posthaste::control::config::Config;
 use posthaste::exec::Exec;
 use posthaste::ring::SyncThreads;
 use posthaste::ring::uring::{self, Setup, Uring};
-use posthaste::serve::accept;
+use posthaste::serve::accept::{self, Service};
 
 use super::play::{Files, Simulation, Wire, check_files, check_log, play};
 use super::script::Script;
@@ -68,7 +68,7 @@ fn serve(config: Config, listener: UnixListener, mail: &Path) -> JoinHandle<Vec<
         let table = server::table(&mail);
         let (worker, log) = server::worker(Rc::clone(&exec), server::settings(&config), table, 0x5eed);
         let (name, others) = (Arc::from("the socket"), Arc::new([]));
-        exec.spawn(accept::accept(Rc::clone(&worker), listener, name, others));
+        exec.spawn(accept::accept(Rc::clone(&worker), listener, Service::Lmtp, name, others));
         let mut is_served = false;
         exec.run_until(|| {
             is_served |= worker.connections() > 0;

@@ -52,6 +52,12 @@ pub(crate) fn settings(config: &Config) -> Arc<Settings> {
 
 /// The users of every dialog, with homes beneath `mail`. README.md lists them.
 pub(crate) fn table(mail: &Path) -> Arc<Table> {
+    let table = Table::from_bytes(&PathBuf::from("users.table"), &table_file(mail));
+    Arc::new(table.unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// The file that their table is.
+pub(crate) fn table_file(mail: &Path) -> Vec<u8> {
     let directory = scratch();
     let file = directory.path().join("users.table");
     let entries: Vec<Entry> = USERS
@@ -77,9 +83,7 @@ pub(crate) fn table(mail: &Path) -> Arc<Table> {
         builder.finish()
     });
     built.unwrap_or_else(|error| panic!("{error}"));
-    let bytes = std::fs::read(&file).expect("just written");
-    let table = Table::from_bytes(&PathBuf::from("users.table"), &bytes);
-    Arc::new(table.unwrap_or_else(|error| panic!("{error}")))
+    std::fs::read(&file).expect("just written")
 }
 
 /// A directory in memory where there is one: a sync of it does not wait for the disk of the machine.

@@ -11,8 +11,9 @@ use posthaste::control::config::Config;
 use posthaste::exec::Exec;
 use posthaste::limits;
 use posthaste::ring::sim::{Client, Cut, Device, Fault, Sim, World};
-use posthaste::serve::accept;
+use posthaste::serve::accept::{self, Service};
 use posthaste::serve::worker::Worker;
+use posthaste::users::Table;
 
 use super::play::{Files, Simulation, Wire, check_files, check_log, play};
 use super::script::{Act, Script};
@@ -80,16 +81,33 @@ pub(crate) struct Server {
 impl Server {
     /// A server with one worker, which has so many receive buffers.
     pub(crate) fn start(script: &Script, world: &World, durability: &str, buffers: u16) -> Self {
+        Self::speaking(Service::Lmtp, server::table(Path::new(MAIL)), script, world, durability, buffers)
+    }
+
+    /// A server that speaks something else, about these users.
+    pub(crate) fn speaking(
+        service: Service,
+        table: Arc<Table>,
+        script: &Script,
+        world: &World,
+        durability: &str,
+        buffers: u16,
+    ) -> Self {
         let config = server::config(script, durability);
         let ring = Sim::with_buffers(world, buffers, limits::BUFFER_BYTES).expect("memory for buffers");
         let listener = ring.listener();
         let exec = Exec::new(Box::new(ring));
-        let table = server::table(Path::new(MAIL));
         let settings = server::settings(&config);
         let (worker, log) = server::worker(Rc::clone(&exec), settings, table, 0x5eed);
         let (name, others) = (Arc::from("the simulated listener"), Arc::new([]));
-        exec.spawn(accept::accept(Rc::clone(&worker), listener, name, others));
+        exec.spawn(accept::accept(Rc::clone(&worker), listener, service, name, others));
         Self { world: world.clone(), config, exec, worker, log }
+    }
+
+    /// Tells it to go down.
+    pub(crate) fn drain(&self) {
+        self.worker.draining.set(true);
+        self.exec.wake_all();
     }
 
     /// Turns the executor until it has nothing to do for `time` but wait for clients.
@@ -214,7 +232,7 @@ impl Simulation for Simulated<'_> {
     }
 }
 
-const MAIL: &str = "/mail";
+pub(crate) const MAIL: &str = "/mail";
 const SEEDS: u64 = 6;
 const MANY_BYTES: usize = 16 * 1024;
 const DURABILITIES: [&str; 3] = ["\"group\"", "\"fsync\"", "\"none\""];

@@ -4,7 +4,7 @@
 /// Every table of the file with its keys; the table without a name is the top of the file.
 pub const KEYS: &[(&str, &[&str])] = &[
     ("", &["hostname", "postmaster", "state_dir", "workers", "listen", "users", "maildir", "limits", "log"]),
-    ("listen", &["lmtp", "mode", "user", "group"]),
+    ("listen", &["lmtp", "map", "mode", "user", "group"]),
     ("users", &["table", "keep_in", "lock_memory", "recipient_delimiter", "local_domains", "unknown_domain"]),
     (
         "maildir",

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::report::Problem;
 use super::section::{Problems, Section, absolute, expected, string};
-use super::{Account, Host, ListenConfig};
+use super::{Account, Host, ListenAddress, ListenConfig, Service};
 
 /// All listeners of the file, in its order.
 pub(super) fn all(host: &Host, document: &DeTable<'_>, problems: &mut Problems<'_>) -> Vec<ListenConfig> {
@@ -30,9 +30,10 @@ pub(super) fn all(host: &Host, document: &DeTable<'_>, problems: &mut Problems<'
         let Some((listener, span)) = one(host, table, problems) else {
             continue;
         };
-        let same = found.iter().find(|(other, _)| other.to_string() == listener.to_string());
+        let address = listener.address.to_string();
+        let same = found.iter().find(|(other, _)| other.address.to_string() == address);
         if let Some((_, earlier)) = same {
-            let message = format!("two listeners for {listener}");
+            let message = format!("two listeners for {address}");
             let mut problem =
                 Problem::at(problems.text, span.clone(), message, "remove one of them".to_owned());
             problem.earlier = Some((earlier.clone(), "the other one".to_owned()));
@@ -50,7 +51,7 @@ fn one(
     problems: &mut Problems<'_>,
 ) -> Option<(ListenConfig, std::ops::Range<usize>)> {
     let Some(entries) = table.get_ref().as_table() else {
-        let advice = expected("a table with the key `lmtp`", table.get_ref());
+        let advice = expected("a table with the key `lmtp` or `map`", table.get_ref());
         problems.at(table.span(), "wrong value for `listen`".to_owned(), advice);
         return None;
     };
@@ -58,13 +59,26 @@ fn one(
     let mode = section.optional("mode", mode);
     let user = section.optional("user", |value| account(host.user, "user", value));
     let group = section.optional("group", |value| account(host.group, "group", value));
-    let Some(value) = section.raw("lmtp") else {
-        problems.at(table.span(), "a listener without address".to_owned(), EXAMPLE.to_owned());
-        return None;
+    let named = SERVICES.iter().filter_map(|(key, service)| Some((*key, *service, section.raw(key)?)));
+    let named: Vec<_> = named.collect();
+    let (key, service, value) = match named.as_slice() {
+        [one] => *one,
+        [] => {
+            problems.at(table.span(), "a listener without address".to_owned(), EXAMPLE.to_owned());
+            return None;
+        }
+        [several @ .., (key, _, last)] => {
+            let message = "a listener with two addresses".to_owned();
+            let advice = format!("move `{key}` to a [[listen]] of its own");
+            let mut problem = Problem::at(problems.text, last.span(), message, advice);
+            problem.earlier = several.first().map(|(_, _, other)| (other.span(), "the other one".to_owned()));
+            problems.list.push(problem);
+            return None;
+        }
     };
-    let listener = match section.optional("lmtp", address)? {
-        ListenConfig::Unix { path, .. } => {
-            ListenConfig::Unix { path, mode: mode.unwrap_or(MODE), user, group }
+    let address = match section.optional(key, address)? {
+        ListenAddress::Unix { path, .. } => {
+            ListenAddress::Unix { path, mode: mode.unwrap_or(MODE), user, group }
         }
         other => {
             for key in ["mode", "user", "group"] {
@@ -73,21 +87,21 @@ fn one(
             other
         }
     };
-    Some((listener, value.span()))
+    Some((ListenConfig { service, address }, value.span()))
 }
 
 /// The address of a listener; a socket file gets its attributes later.
-fn address(value: &DeValue<'_>) -> Result<ListenConfig, String> {
+fn address(value: &DeValue<'_>) -> Result<ListenAddress, String> {
     let text = string(value)?;
     match text.split_once(':') {
         Some(("unix", path)) => unix(path),
-        Some(("tcp", address)) => Ok(ListenConfig::Tcp { address: tcp(address)? }),
+        Some(("tcp", address)) => Ok(ListenAddress::Tcp { address: tcp(address)? }),
         Some(("systemd", name)) => systemd(name),
         _ => Err("expected \"unix:/PATH\", \"tcp:HOST:PORT\" or \"systemd:NAME\"".to_owned()),
     }
 }
 
-fn unix(path: &str) -> Result<ListenConfig, String> {
+fn unix(path: &str) -> Result<ListenAddress, String> {
     if path.len() > UNIX_PATH_BYTES_MAX {
         return Err(format!(
             "a socket path has at most {UNIX_PATH_BYTES_MAX} bytes, this one has {}",
@@ -98,7 +112,7 @@ fn unix(path: &str) -> Result<ListenConfig, String> {
     if path.file_name().is_none() {
         return Err("this names no socket file".to_owned());
     }
-    Ok(ListenConfig::Unix { path, mode: MODE, user: None, group: None })
+    Ok(ListenAddress::Unix { path, mode: MODE, user: None, group: None })
 }
 
 /// A literal address. Names are not looked up: a server must not wait for a resolver to start, and must
@@ -113,12 +127,12 @@ fn tcp(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// What systemd allows for `FileDescriptorName=` (systemd.socket(5)).
-fn systemd(name: &str) -> Result<ListenConfig, String> {
+fn systemd(name: &str) -> Result<ListenAddress, String> {
     let clean = name.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic() && byte != b':');
     if name.is_empty() || name.len() > 255 || !clean {
         return Err("expected the `FileDescriptorName=` of a socket unit".to_owned());
     }
-    Ok(ListenConfig::Systemd { name: name.to_owned() })
+    Ok(ListenAddress::Systemd { name: name.to_owned() })
 }
 
 fn mode(value: &DeValue<'_>) -> Result<u32, String> {
@@ -157,7 +171,10 @@ fn account(
     }
 }
 
-const EXAMPLE: &str = "give it one: lmtp = \"unix:/PATH\", \"tcp:HOST:PORT\" or \"systemd:NAME\"";
+/// The keys that name an address, and what is spoken there.
+pub(super) const SERVICES: &[(&str, Service)] = &[("lmtp", Service::Lmtp), ("map", Service::Map)];
+const EXAMPLE: &str = "give it one: `lmtp` for mail or `map` for look-ups, = \"unix:/PATH\", \"tcp:HOST:PORT\" or \
+                       \"systemd:NAME\"";
 /// Only the owner: who else may hand in mail is a decision of the site.
 const MODE: u32 = 0o600;
 /// `sun_path` has 108 bytes and the kernel wants room for a NUL (unix(7)).

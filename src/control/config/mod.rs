@@ -26,6 +26,7 @@ pub use crate::lmtp::replies::UnknownDomain;
 pub use crate::mail::line_ends::LineEndings;
 pub use crate::maildir::Durability;
 pub use crate::observe::log::LogDeliveries;
+pub use crate::serve::accept::Service;
 use crate::sys::{account, cpu};
 
 /// Everything the server is told before it starts.
@@ -53,7 +54,16 @@ pub struct Config {
 
 /// One `[[listen]]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListenConfig {
+pub struct ListenConfig {
+    /// What is spoken there: which of the keys `lmtp` and `map` has the address.
+    pub service: Service,
+    /// Where.
+    pub address: ListenAddress,
+}
+
+/// Where connections come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
     /// `unix:PATH`: a socket file that the server makes and removes.
     Unix {
         /// Absolute, at most 107 bytes (`sun_path` of unix(7)).
@@ -244,8 +254,8 @@ impl std::fmt::Display for Config {
     }
 }
 
-impl std::fmt::Display for ListenConfig {
-    /// The address as the key `lmtp` spells it.
+impl std::fmt::Display for ListenAddress {
+    /// The address as the keys `lmtp` and `map` spell it.
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unix { path, .. } => write!(out, "unix:{}", path.display()),

@@ -4,8 +4,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::listener::SERVICES;
 use super::read::{DURABILITY, KEEP_IN, LINE_ENDINGS, LOG_DELIVERIES, UNKNOWN_DOMAIN};
-use super::{Account, Config, ListenConfig, unit};
+use super::{Account, Config, ListenAddress, ListenConfig, unit};
 
 /// The whole file.
 pub(super) fn to_toml(config: &Config) -> String {
@@ -67,8 +68,9 @@ fn write(out: &mut String, config: &Config) -> std::fmt::Result {
 
 fn write_listener(out: &mut String, listener: &ListenConfig) -> std::fmt::Result {
     writeln!(out, "\n[[listen]]")?;
-    writeln!(out, "lmtp = {}", quoted(&listener.to_string()))?;
-    let ListenConfig::Unix { mode, user, group, .. } = listener else {
+    let (key, _) = SERVICES.iter().find(|(_, service)| *service == listener.service).expect("each has a key");
+    writeln!(out, "{key} = {}", quoted(&listener.address.to_string()))?;
+    let ListenAddress::Unix { mode, user, group, .. } = &listener.address else {
         return Ok(());
     };
     writeln!(out, "mode = \"{mode:04o}\"")?;
