@@ -40,6 +40,11 @@ fn commands_are_read_alike_and_answered_in_order() {
 }
 
 #[test]
+fn look_ups_mean_the_same_however_they_arrive() {
+    replay("socketmap", laws::socketmap::hold);
+}
+
+#[test]
 fn a_message_is_the_same_however_it_arrives() {
     replay("data", laws::data::hold);
 }

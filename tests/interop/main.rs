@@ -13,6 +13,7 @@ mod postfix;
 mod server;
 
 mod activation;
+mod asking;
 mod clients;
 mod flood;
 mod folders;

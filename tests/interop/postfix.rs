@@ -26,10 +26,24 @@ pub(crate) struct Postfix {
 impl Postfix {
     /// Starts Postfix with the given lines added to `main.cf`; returns when it accepts connections.
     pub(crate) fn start(place: &Place, main: &str) -> Self {
+        Self::start_with(place, main, &master_cf(place.port(SMTP)))
+    }
+
+    /// The same, with those who ask maps in a chroot, as Debian's Postfix has them.
+    pub(crate) fn start_in_chroot(place: &Place, main: &str) -> Self {
+        let master = master_cf(place.port(SMTP))
+            .replace("inet n - n - - smtpd", "inet n - y - - smtpd")
+            .replace("cleanup unix n - n", "cleanup unix n - y")
+            .replace("rewrite unix - - n", "rewrite unix - - y");
+        assert_eq!(master.matches(" - y - ").count(), 3, "{master}");
+        Self::start_with(place, main, &master)
+    }
+
+    fn start_with(place: &Place, main: &str, master: &str) -> Self {
         let smtp = place.port(SMTP);
         let log = place.path("postfix/log");
         let main_cf = place.write("postfix/main.cf", main_cf(place, main));
-        place.write("postfix/master.cf", master_cf(smtp));
+        place.write("postfix/master.cf", master);
         place.write("postfix/log", "");
         let configuration = main_cf.parent().expect("a file in a directory").to_owned();
         make_directories(place);
@@ -121,7 +135,7 @@ fn main_cf(place: &Place, added: &str) -> String {
     )
 }
 
-/// `master.cf`: the services that receive, queue and hand on; none in a chroot.
+/// `master.cf`: the services that receive, queue and hand on; none in a chroot, unless asked for.
 fn master_cf(smtp: SocketAddr) -> String {
     format!(
         "{smtp} inet n - n - - smtpd\n\

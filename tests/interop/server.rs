@@ -198,7 +198,7 @@ fn start_posthaste(place: &Place, users: &Users, settings: &Settings) -> Running
 }
 
 /// Postfix's lmtp(8) connects as `postfix`; without root there is no Postfix in the test, and nobody to give it to.
-fn socket_owner() -> &'static str {
+pub(crate) fn socket_owner() -> &'static str {
     let postfix_exists = fs::read_to_string("/etc/passwd").is_ok_and(|users| users.contains("\npostfix:"));
     if geteuid().is_root() && postfix_exists { "user = \"postfix\"\ngroup = \"postfix\"\n" } else { "" }
 }

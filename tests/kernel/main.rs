@@ -19,6 +19,7 @@ mod files;
 mod folders;
 mod leaving;
 mod limits;
+mod lookups;
 mod names;
 mod naming;
 mod paths;

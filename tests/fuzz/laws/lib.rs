@@ -11,5 +11,6 @@ pub mod input;
 pub mod journal;
 pub mod line;
 pub mod seeds;
+pub mod socketmap;
 pub mod source;
 pub mod table;

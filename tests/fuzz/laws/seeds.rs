@@ -41,6 +41,22 @@ pub fn all(dialogs: &Path) -> Vec<Seed> {
     {
         seeds.push(seed("line", name, &[&[1, 9, 0, 0, 0, count, b'x'], end.as_bytes(), b"QUIT\r\n"]));
     }
+    // Whole, and in pieces of three bytes.
+    for (number, requests) in LOOK_UPS.iter().enumerate() {
+        let stream: String = requests.iter().map(|text| format!("{}:{text},", text.len())).collect();
+        seeds.push(seed("socketmap", &format!("whole-{number}"), &[&[0], stream.as_bytes()]));
+        seeds.push(seed("socketmap", &format!("pieces-{number}"), &[&[0x82], stream.as_bytes()]));
+    }
+    for (name, stream) in [
+        ("http", "GET / HTTP/1.1\r\n"),
+        ("zero", "010:alias a@b,"),
+        ("over", "4161:"),
+        ("huge", "7:alias a,18446744073709551617:"),
+        ("comma", "7:alias a;"),
+        ("cut", "20:mailbox alice@exampl"),
+    ] {
+        seeds.push(seed("socketmap", name, &[&[0], stream.as_bytes()]));
+    }
     let table = table();
     seeds.push(seed("table", "raw", &[&[0], &table]));
     seeds.push(seed("table", "pieces", &[&[1], &table_in_pieces(&table)]));
@@ -180,3 +196,17 @@ fn table_in_pieces(table: &[u8]) -> Vec<u8> {
     }
     pieces
 }
+
+/// Requests that Postfix makes, and some that it does not.
+const LOOK_UPS: &[&[&str]] = &[
+    &["mailbox alice@example.net", "alias alice@example.net"],
+    &["mailbox Alice+lists@Example.NET"],
+    &["alias \"john smith\"@example.net", "alias john smith@example.net"],
+    &["mailbox \"a\\\"b\\\\c\"@example.net"],
+    &["mailbox \"a\"@b@example.net", "mailbox odd@name@example.net"],
+    &["alias \"a@example.net", "alias a\"@example.net"],
+    &["mailbox j\u{f6}rg@b\u{fc}cher.example"],
+    &["mailbox @example.net", "mailbox ", "mailbox", ""],
+    &["transport alice@example.net", "alias example.net"],
+    &["mailbox a..b.@[192.0.2.1]", "mailbox .@."],
+];
