@@ -2,8 +2,8 @@
 //!
 //! The table is built once, in a temporary directory, from a fixed seed. Look-ups go through `find`, as the
 //! server's do, in an order that the caches cannot guess; both figures are for one look-up. The table is a few
-//! times larger than a usual last-level cache, so a hit costs about one wait for memory, as filter line and block are
-//! fetched together, and a miss that of the filter line alone. `benches/table.rs` measures large tables.
+//! times larger than a usual last-level cache, so either costs about one wait for memory, as filter line and block are fetched
+//! together. `benches/table.rs` measures large tables.
 #![forbid(unsafe_code)]
 #![allow(missing_docs)] // criterion_main makes a public function
 

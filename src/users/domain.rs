@@ -32,13 +32,21 @@ pub(super) struct Domains<'t> {
 }
 
 impl<'t> Domains<'t> {
-    /// Looks a folded domain up.
-    pub(super) fn find(&self, seed: &[u8; 16], domain: &[u8]) -> Option<Domain> {
-        let hash = hash(seed, domain);
+    /// The slots, and which of them is a hash's home.
+    fn home(&self, hash: u64) -> Option<(&'t [[u8; 8]], usize)> {
         let (slots, _) = self.slots.as_chunks::<8>();
         let count = usize::try_from(domain_slots(u64::from(self.count))).ok()?;
-        let slots = slots.get(..count)?;
-        let first = usize::try_from(home(hash, count as u64)).ok()?;
+        Some((slots.get(..count)?, usize::try_from(home(hash, count as u64)).ok()?))
+    }
+
+    /// What a search for a domain with this hash reads first.
+    pub(super) fn first_read(&self, hash: u64) -> &'t [u8] {
+        self.home(hash).and_then(|(slots, first)| Some(&slots.get(first)?[..])).unwrap_or_default()
+    }
+
+    /// Looks a folded domain up, which has this hash.
+    pub(super) fn find(&self, hash: u64, domain: &[u8]) -> Option<Domain> {
+        let (slots, first) = self.home(hash)?;
         for slot in slots[first..].iter().chain(&slots[..first]) {
             let number = u32_at(slot, 0).filter(|number| *number != 0)?;
             if u32_at(slot, 4) == Some(tag(hash)) && self.text(number) == Some(domain) {
@@ -153,17 +161,17 @@ mod tests {
         let slots = dictionary.slots(&SEED);
         let domains = Domains { section: dictionary.section(), slots: &slots, count: 200 };
         for name in &names {
-            let found = domains.find(&SEED, name.as_bytes()).unwrap();
+            let found = domains.find(hash(&SEED, name.as_bytes()), name.as_bytes()).unwrap();
             assert_eq!(domains.text(found.number), Some(name.as_bytes()));
             assert_eq!(found.has_catch_all, found.number == last);
         }
-        assert_eq!(domains.find(&SEED, b"example.org"), None);
+        assert_eq!(domains.find(hash(&SEED, b"example.org"), b"example.org"), None);
         assert_eq!((domains.text(0), domains.text(u32::MAX)), (None, None));
     }
 
     #[test]
     fn slots_without_an_empty_one_do_not_make_a_search_endless() {
         let domains = Domains { section: &[], slots: &[1; 24], count: 1 };
-        assert_eq!(domains.find(&SEED, b"example.org"), None);
+        assert_eq!(domains.find(hash(&SEED, b"example.org"), b"example.org"), None);
     }
 }

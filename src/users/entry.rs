@@ -196,7 +196,13 @@ fn check_address(address: &str) -> Result<(), EntryFault> {
     if name.is_empty() || domain == Some("") {
         return Err(EntryFault::AddressPart);
     }
-    if address.chars().any(char::is_control) {
+    let octets = address.as_bytes();
+    let has_control = match address.is_ascii() {
+        // Without an early end, many octets are looked at at a time.
+        true => octets.iter().fold(false, |found, octet| found | octet.is_ascii_control()),
+        false => address.chars().any(char::is_control),
+    };
+    if has_control {
         return Err(EntryFault::AddressControl);
     }
     if address.len() > ADDRESS_BYTES_MAX {

@@ -200,9 +200,10 @@ pub fn warm(table: &Table, local: &str, domain: Option<&str>, rules: &Rules) {
     if key.push_local(rules.split_detail(local).0, table.local_part()).is_none() {
         return;
     }
+    let name_length = key.length;
     let pushed = domain.map_or(Some(()), |domain| key.push(b"@").and_then(|()| key.push_lower(domain)));
     if pushed.is_some() {
-        table.prefetch(table.hash(key.as_bytes()));
+        table.prefetch(key.as_bytes(), domain.map(|_| &key.as_bytes()[name_length + 1..]));
     }
 }
 
@@ -251,9 +252,8 @@ pub(super) fn resolve<'x>(
 
     let mut listed = None;
     if let Some(domain) = domain {
-        let hash = table.hash(main.as_bytes());
-        table.prefetch(hash);
-        listed = table.domain(domain);
+        let (hash, domain_hash) = table.prefetch(main.as_bytes(), Some(domain));
+        listed = table.domain_with(domain_hash, domain);
         if listed.is_some() || !table.lists_all_domains() {
             if detail.is_some()
                 && let Some(record) = search(table, local, Some(domain), listed)?
@@ -320,7 +320,11 @@ fn lower(text: &str) -> Cow<'_, str> {
         true => !character.is_ascii_uppercase(),
         false => character.to_lowercase().eq([character]),
     };
-    if text.chars().all(is_lower) {
+    let is_plain = |text: &str| {
+        let upper = text.bytes().fold(false, |found, octet| found | octet.is_ascii_uppercase());
+        text.is_ascii() && !upper
+    };
+    if is_plain(text) || text.chars().all(is_lower) {
         Cow::Borrowed(text)
     } else {
         Cow::Owned(text.chars().flat_map(char::to_lowercase).collect())

@@ -86,9 +86,9 @@ impl Table {
     /// If a record that could be the one is damaged.
     pub fn lookup(&self, key: impl AsRef<[u8]>) -> Result<Option<User<'_>>, Damage> {
         let key = key.as_ref();
-        let hash = self.hash(key);
-        self.prefetch(hash);
-        let domain = memchr::memrchr(b'@', key).and_then(|at| self.domain(&key[at + 1..]));
+        let domain = memchr::memrchr(b'@', key).map(|at| &key[at + 1..]);
+        let (hash, domain_hash) = self.prefetch(key, domain);
+        let domain = domain.and_then(|domain| self.domain_with(domain_hash, domain));
         match self.search(key, hash, domain, Want::User)? {
             Some(record) => self.user(&record).map(Some),
             None => Ok(None),
@@ -187,15 +187,28 @@ impl Table {
         self.header.hash(key)
     }
 
-    /// Fetches what a search for the hash reads first, without waiting for it.
-    pub(super) fn prefetch(&self, hash: u64) {
-        prefetch(self.block_at(home(hash, self.header.home_blocks)).map_or(&[], |(octets, _)| &octets[..]));
+    /// Fetches what a search reads, without waiting for it: the line of the filter, the domain's slot, and the block,
+    /// though a stranger needs none: looking up its page takes no longer than the filter's line needs to come.
+    /// Returns the hashes of key and domain.
+    pub(super) fn prefetch(&self, key: &[u8], domain: Option<&[u8]>) -> (u64, u64) {
+        let domain_hash = domain.map_or(0, |domain| self.hash(domain));
+        if domain.is_some() {
+            prefetch(self.domains().first_read(domain_hash));
+        }
+        let hash = self.hash(key);
         prefetch(self.filter_line(hash));
+        prefetch(self.block_at(home(hash, self.header.home_blocks)).map_or(&[], |(octets, _)| &octets[..]));
+        (hash, domain_hash)
     }
 
     /// A folded domain, if it is in the list.
     pub(super) fn domain(&self, domain: &[u8]) -> Option<Domain> {
-        self.domains().find(&self.header.seed, domain)
+        self.domain_with(self.hash(domain), domain)
+    }
+
+    /// The same, if its hash is known.
+    pub(super) fn domain_with(&self, hash: u64, domain: &[u8]) -> Option<Domain> {
+        self.domains().find(hash, domain)
     }
 
     /// Whether a domain that is not in the list has no keys.

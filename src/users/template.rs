@@ -16,10 +16,11 @@ pub(super) const TEMPLATES_MAX: usize = u16::MAX as usize;
 pub(super) fn write(template: &mut String, path: &str, address: &str) {
     template.clear();
     let (name, domain) = split(address);
-    for (n, component) in path.split('/').enumerate() {
-        if n > 0 {
-            template.push('/');
-        }
+    let mut slashes = memchr::memchr_iter(b'/', path.as_bytes());
+    let mut begin = 0;
+    loop {
+        let end = slashes.next();
+        let component = &path[begin..end.unwrap_or(path.len())];
         // An address without domain is its own local part, and "%n" is the way to say it.
         match component {
             "" => {}
@@ -28,6 +29,9 @@ pub(super) fn write(template: &mut String, path: &str, address: &str) {
             part if part == name => template.push_str("%n"),
             other => template.push_str(&escape(other)),
         }
+        let Some(end) = end else { return };
+        template.push('/');
+        begin = end + 1;
     }
 }
 
@@ -134,8 +138,6 @@ fn read_one(section: &[u8]) -> Option<(Template, &[u8])> {
 pub(super) struct Dictionary {
     numbers: HashMap<String, u16>,
     section: Vec<u8>,
-    /// What was asked for last: the next user has mostly the same.
-    last: Option<(String, u16)>,
     /// The template at hand.
     template: String,
 }
@@ -145,21 +147,16 @@ impl Dictionary {
     pub(super) fn number_of(&mut self, path: &str, address: &str) -> Option<u16> {
         let mut template = std::mem::take(&mut self.template);
         write(&mut template, path, address);
-        let number = match &mut self.last {
-            Some((last, number)) if *last == template => Some(*number),
-            _ => self.number(&template),
-        };
+        let number = self.number(&template);
         self.template = template;
         number
     }
 
     fn number(&mut self, template: &str) -> Option<u16> {
-        let number = match self.numbers.get(template) {
-            Some(number) => *number,
-            None => self.insert(template)?,
-        };
-        self.last = Some((template.to_owned(), number));
-        Some(number)
+        match self.numbers.get(template) {
+            Some(number) => Some(*number),
+            None => self.insert(template),
+        }
     }
 
     fn insert(&mut self, template: &str) -> Option<u16> {
