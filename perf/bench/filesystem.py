@@ -1,0 +1,94 @@
+"""Where the mail lies: ext4 or XFS on a loop device over RAM, or a plain directory.
+
+Owns mounting and unmounting. Promises that nothing stays mounted: it all happens in a mount namespace of its own (see
+`machine.enter_namespace`), and is unmounted before.
+"""
+
+import contextlib
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from .machine import Device, Failure, run
+
+# No background initialisation while it is being measured; enough inodes for small files.
+MAKE = {
+    "ext4": ["mkfs.ext4", "-q", "-F", "-i", "8192", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
+    "xfs": ["mkfs.xfs", "-q", "-f"],
+}
+
+
+class FileSystem:
+    """A directory to keep mail in, and what is known of the device under it."""
+
+    def __init__(self, path: Path, kind: str, device: Device | None):
+        self.path, self.kind, self.device = path, kind, device
+        mounted = run("findmnt", "-n", "-o", "FSTYPE,OPTIONS", "-T", path).split()
+        self.description = f"{mounted[0]} ({mounted[1]})" + (" on a loop device over RAM" if device else f", plain directory on {source(path)}")
+
+    def settle(self):
+        """Nothing is left to be written that was made before."""
+        run("sync", "-f", self.path)
+
+    def reuse_room(self):
+        """Gives the memory of removed files back."""
+        self.settle()
+        if self.device:
+            run("fstrim", self.path)
+
+
+@contextlib.contextmanager
+def in_memory(directory: Path, kind: str, size: str):
+    """A fresh file system on a loop device over a file in RAM."""
+    memory, mail = directory / "ram", directory / "fs"
+    for path in (memory, mail):
+        path.mkdir(exist_ok=True)
+    run("mount", "-t", "tmpfs", "-o", f"size={size}", "posthaste-compare", memory)
+    try:
+        image = memory / "image"
+        run("truncate", "-s", size, image)
+        run(*MAKE[kind], image)
+        run("mount", "-o", "loop", image, mail)
+        try:
+            yield FileSystem(mail, kind, Device(Path(source(mail)).name))
+        finally:
+            unmount(mail)
+    finally:
+        unmount(memory)
+
+
+@contextlib.contextmanager
+def plain(parent: Path):
+    """A fresh directory below `parent`, on whatever is there."""
+    path = Path(tempfile.mkdtemp(prefix="posthaste-compare-", dir=parent))
+    path.chmod(0o755)
+    try:
+        yield FileSystem(path, "plain", None)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def source(path: Path) -> str:
+    return run("findmnt", "-n", "-o", "SOURCE", "-T", path).strip()
+
+
+def unmount(path: Path):
+    """A process that has just ended may hold it for a moment longer."""
+    for attempt in range(50):
+        try:
+            return run("umount", path)
+        except Failure:
+            if attempt == 49:
+                raise
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def scratch():
+    """The directory for configurations and sockets: short, as paths of sockets end after 107 bytes (unix(7))."""
+    with tempfile.TemporaryDirectory(prefix="phc-") as directory:
+        path = Path(directory)
+        # Rivals run as users of their own.
+        path.chmod(0o755)
+        yield path
