@@ -220,5 +220,6 @@ fn touch(local: &str, domain: &str) {
 
 fn at(times: &mut [f64], part: f64) -> f64 {
     times.sort_unstable_by(f64::total_cmp);
-    times[(times.len() as f64 * part) as usize]
+    let rank = times.len() as f64 * part;
+    times.iter().enumerate().find(|(n, _)| *n as f64 >= rank).map_or(f64::NAN, |(_, time)| *time)
 }

@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_full_dictionary_sends_classes_into_the_record() {
         let mut dictionary = Dictionary::default();
-        for n in 1..=CLASSES_MAX as u32 {
+        for n in 1..=u32::from(u16::MAX) {
             assert_eq!(dictionary.number(Class { uid: Some(n), ..CLASS }), Some(n - 1));
         }
         assert_eq!(dictionary.number(Class { uid: Some(1 << 20), ..CLASS }), None);

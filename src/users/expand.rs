@@ -226,7 +226,7 @@ impl<'x, 'r> Walk<'x, 'r> {
 #[cfg(test)]
 mod tests {
     use crate::users::entry::{Alias, Entry};
-    use crate::users::{Answer, Builder, LocalPart, Options, Rules, Table, find};
+    use crate::users::{Answer, Builder, Found, LocalPart, Options, Rules, Table, find};
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -278,7 +278,9 @@ mod tests {
                 let (local, domain) = target.split_once('@')?;
                 let local = if local.is_empty() { name } else { local };
                 match self.resolve(local, domain) {
-                    Some((next, name, own)) => self.walk(&next, &name, own.or(detail.clone()), path, out)?,
+                    Some((next, name, own)) => {
+                        self.walk(&next, &name, own.or_else(|| detail.clone()), path, out)?;
+                    }
                     None if target.starts_with('@') && key.starts_with('@') && self.knows(domain) => {}
                     None => return None,
                 }
@@ -342,7 +344,7 @@ mod tests {
                 let found = find(&table, local, Some(domain), &rules);
                 let targets = |answer: Answer<'_>| -> Targets {
                     let found = answer.found();
-                    let targets = found.iter().flat_map(|found| found.targets());
+                    let targets = found.iter().flat_map(Found::targets);
                     targets
                         .map(|target| (target.user.address.to_string(), target.detail.map(str::to_owned)))
                         .collect()

@@ -277,7 +277,7 @@ pub(super) fn resolve<'x>(
             return Ok(what(record, name, detail));
         }
     }
-    let may_have_catch_all = listed.map_or(!table.lists_all_domains(), |listed| listed.has_catch_all);
+    let may_have_catch_all = listed.map_or_else(|| !table.lists_all_domains(), |listed| listed.has_catch_all);
     if let Some(domain) = domain
         && may_have_catch_all
         && let Some(record) = search(table, "", Some(domain), listed)?

@@ -64,7 +64,7 @@
 //!
 //! **Key.** A full address, a local part alone, or `@domain`. It is cut at its last `@`; the domain is written once, in
 //! its section, and its number is its place there, in steps of 16 octets, and 1. A domain that found no room in the
-//! builder's list of [`super::domain::DOMAINS_MAX`] is written in the key's place.
+//! builder's list of `domain::DOMAINS_MAX` is written in the key's place.
 //!
 //! **Hash.** SipHash-1-3 of the key with the header's seed: addresses come from strangers, and whoever does not know
 //! the seed cannot crowd a block. The home block is the hash's upper part, `hash * home blocks >> 64`, so records
@@ -73,7 +73,7 @@
 //! **Placing.** Records are placed in the order of their hashes, an alias before a user of the same key, each in the
 //! first block from its home on that has room and is not before the place of the last one. A block that had no room
 //! "goes on", so a search ends with the first block that does not, or after "longest probe" blocks, which is
-//! [`PROBE_MAX`] at most.
+//! `PROBE_MAX` at most.
 //!
 //! **Filter.** A Bloom filter in cache lines: a key sets five bits of the line `hash * lines >> 64`, each named by nine
 //! bits of the hash, the lowest first. It says of most strangers that they are not there, from one line of memory.

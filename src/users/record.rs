@@ -1,7 +1,7 @@
 //! One record of the heap: what the table knows about one key.
 //!
 //! Owns the coding of bodies in both directions. Promises that a [`User`] in hand is whole and his paths keep the
-//! rules. Never searches; [`super::block`] finds bodies and checks their sums.
+//! rules. Never searches; `block` finds bodies and checks their sums.
 #![forbid(unsafe_code)]
 
 use super::class::{self, Class, flag};
@@ -193,7 +193,7 @@ impl<'t> Record<'t> {
             address.push_str(domain);
             Some(Cow::Owned(address))
         };
-        address().ok_or(self.malformed("address"))
+        address().ok_or_else(|| self.malformed("address"))
     }
 
     /// Everything about a user, with the templates filled in.
@@ -207,7 +207,7 @@ impl<'t> Record<'t> {
             KIND_USER => {
                 let number = rest.varint().and_then(|number| usize::try_from(number).ok());
                 let class = number.and_then(|number| shared.classes.get(number));
-                Fields::of_class(*class.ok_or(self.malformed("class"))?)
+                Fields::of_class(*class.ok_or_else(|| self.malformed("class"))?)
             }
             KIND_USER_WITH_CLASS => Fields::read(&mut rest).map_err(|fault| fault.damage(self.offset))?,
             _ => return Err(Damage::Unknown { offset: self.offset }),
@@ -217,11 +217,11 @@ impl<'t> Record<'t> {
             Path::Template(number) => Some(shared.templates.get(usize::from(number))?.expand(&address)),
         };
         let home = fields.home.map(|home| {
-            expand(home).filter(|home| path::check_home(home).is_ok()).ok_or(self.malformed("home"))
+            expand(home).filter(|home| path::check_home(home).is_ok()).ok_or_else(|| self.malformed("home"))
         });
         let home = home.transpose()?;
         let mail = expand(fields.mail).filter(|mail| path::check_location(mail).is_ok());
-        let mail = mail.ok_or(self.malformed("mail location"))?;
+        let mail = mail.ok_or_else(|| self.malformed("mail location"))?;
         if !rest.0.is_empty() || (home.is_none() && !mail.starts_with('/')) {
             return Err(self.malformed("length"));
         }
@@ -247,7 +247,7 @@ impl<'t> Record<'t> {
             let targets: Option<Vec<&str>> = (0..count).map(|_| str::from_utf8(rest.text()?).ok()).collect();
             targets.filter(|_| self.is_alias() && rest.0.is_empty())
         };
-        targets().ok_or(self.malformed("target"))
+        targets().ok_or_else(|| self.malformed("target"))
     }
 
     fn malformed(&self, field: &'static str) -> Damage {

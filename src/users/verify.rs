@@ -26,9 +26,9 @@ impl Table {
             let flaw = match record {
                 Ok(record) => {
                     if record.is_alias() {
-                        aliases += 1
+                        aliases += 1;
                     } else {
-                        users += 1
+                        users += 1;
                     }
                     self.flaw_of(&record)
                 }

@@ -6,9 +6,9 @@
 //! and renames.
 //!
 //! An entry becomes the body of a record at once, with domain, class and templates replaced by their numbers. A second
-//! thread hashes the keys and parts the records by their hashes ([`feed`], [`spill`]). When all are there, one thread
-//! reads part by part and sorts it ([`sort`]), while another fills blocks, filter and the rest from left to right
-//! ([`sections`]). At last, every alias is looked up in the finished file ([`aliases`]).
+//! thread hashes the keys and parts the records by their hashes (`feed`, `spill`). When all are there, one thread
+//! reads part by part and sorts it (`sort`), while another fills blocks, filter and the rest from left to right
+//! (`sections`). At last, every alias is looked up in the finished file (`aliases`).
 #![forbid(unsafe_code)]
 
 mod aliases;

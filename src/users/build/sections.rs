@@ -113,7 +113,7 @@ impl Plan {
         let blocks_of_page = (PAGE / BLOCK) as u64;
         while sections.block_number < self.home_blocks
             || !sections.filling.is_empty()
-            || sections.block_number % blocks_of_page != 0
+            || !sections.block_number.is_multiple_of(blocks_of_page)
         {
             sections.close_block(false)?;
         }
@@ -212,9 +212,9 @@ impl Sections<'_> {
         }
         self.longest_probe = self.longest_probe.max(self.block_number - home + 1);
         if coming.is_user {
-            self.users += 1
+            self.users += 1;
         } else {
-            self.aliases += 1
+            self.aliases += 1;
         }
         Ok(())
     }

@@ -120,7 +120,9 @@ const BYTES_MAX: usize = 1 << 30;
 /// The hashes of a part, in so many ranges of the same length.
 fn pieces(part: u64, count: usize) -> impl Iterator<Item = RangeInclusive<u64>> {
     let (begin, count) = (part << 56, count as u64);
-    let edge = move |n: u64| begin + ((u128::from(n) << 56) / u128::from(count)) as u64;
+    // There are not more pieces than octets in a part, far fewer than hashes.
+    let width = (1 << 56) / count.max(1);
+    let edge = move |n: u64| begin + n * width;
     (0..count).map(move |n| match n + 1 == count {
         true => edge(n)..=begin | ((1 << 56) - 1),
         false => edge(n)..=edge(n + 1) - 1,

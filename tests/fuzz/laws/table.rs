@@ -85,7 +85,8 @@ fn mend_slots(section: &[u8], count: u32, seed: &[u8; 16]) -> Vec<u8> {
     for _ in 0..count {
         let Some(text) = domain_at(section, at) else { break };
         let hash = SipHasher13::new_with_key(seed).hash(text);
-        let mut place = ((u128::from(hash) * slots.len() as u128) >> 64) as usize;
+        let home = (u128::from(hash) * slots.len() as u128) >> 64;
+        let mut place = usize::try_from(home).expect("less than the slots");
         while slots[place] != [0; 8] {
             place = (place + 1) % slots.len();
         }
