@@ -122,19 +122,19 @@ impl Users {
     fn from_table(path: &Path) -> Result<Self, String> {
         let table = Table::open(path).map_err(|error| error.to_string())?;
         let users = table.users().map(|user| match user {
-            Ok(user) => sendable(&user.address).map_err(|why| format!("{}: {why}", path.display())),
+            Ok(user) => sendable(user.address).map_err(|why| format!("{}: {why}", path.display())),
             Err(damage) => Err(format!("{}: {damage}; build it again", path.display())),
         });
         Self::listed(users, path)
     }
 
-    fn listed<'a>(
-        addresses: impl Iterator<Item = Result<&'a str, String>>,
+    fn listed(
+        addresses: impl Iterator<Item = Result<impl AsRef<str>, String>>,
         path: &Path,
     ) -> Result<Self, String> {
         let (mut text, mut ends) = (String::new(), Vec::new());
         for address in addresses {
-            text.push_str(address?);
+            text.push_str(address?.as_ref());
             ends.push(text.len());
         }
         if ends.is_empty() {
@@ -145,13 +145,13 @@ impl Users {
 }
 
 /// An address becomes part of a command, so nothing in it may end that command.
-fn sendable(address: &str) -> Result<&str, String> {
-    match address.find(|c: char| c.is_control() || matches!(c, '<' | '>' | ' ')) {
+fn sendable<A: AsRef<str>>(address: A) -> Result<A, String> {
+    let text = address.as_ref();
+    match text.find(|c: char| c.is_control() || matches!(c, '<' | '>' | ' ')) {
         None => Ok(address),
-        Some(at) => Err(format!(
-            "an address has {:?} at position {at}, which no command can carry",
-            &address[at..=at]
-        )),
+        Some(at) => {
+            Err(format!("an address has {:?} at position {at}, which no command can carry", &text[at..=at]))
+        }
     }
 }
 
