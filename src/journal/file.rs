@@ -14,6 +14,7 @@ pub use super::name::{KEPT, UNREADABLE};
 use super::segment::SegmentHeader;
 use crate::exec::Exec;
 use crate::ring::{Bytes, Done, Fd, How, Identity, Op, Part};
+use crate::sys::mmap::Room;
 
 /// A step on the journal's own disk that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,9 +92,13 @@ pub async fn open(exec: &Exec, directory: &Rc<Fd>, name: &str, how: How) -> Resu
 /// Reads a whole segment. Of a file that is longer than any segment, a little more than that.
 ///
 /// # Errors
-/// As read(2).
-pub async fn load(exec: &Exec, file: &Rc<Fd>) -> Result<Vec<u8>, FileFault> {
-    let mut bytes = Vec::new();
+/// As read(2) and mmap(2).
+pub async fn load(exec: &Exec, file: &Rc<Fd>) -> Result<Room, FileFault> {
+    let failed = |errno| FileFault { step: FileStep::Read, errno };
+    // A file that is longer than any segment is seen to be so, and not read to its end.
+    let bytes_max = usize::try_from(SEGMENT_BYTES_MAX).expect("addresses have 64 bits") + PIECE_BYTES;
+    let mut bytes =
+        Room::new(bytes_max).map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::NOMEM)))?;
     let mut piece = vec![0; PIECE_BYTES];
     while bytes.len() as u64 <= SEGMENT_BYTES_MAX {
         let op = Op::Read { file: Rc::clone(file), buffer: piece, offset: bytes.len() as u64 };
@@ -102,9 +107,12 @@ pub async fn load(exec: &Exec, file: &Rc<Fd>) -> Result<Vec<u8>, FileFault> {
         piece = back;
         match finished.result {
             Ok(Done::Count(0)) => break,
-            Ok(Done::Count(count)) => bytes.extend_from_slice(&piece[..count]),
+            Ok(Done::Count(count)) => {
+                let fits = bytes.append(&piece[..count]);
+                assert!(fits, "there is room for a piece behind the longest segment");
+            }
             Ok(_) => unreachable!("a read gives a count"),
-            Err(errno) => return Err(FileFault { step: FileStep::Read, errno }),
+            Err(errno) => return Err(failed(errno)),
         }
     }
     Ok(bytes)

@@ -134,6 +134,42 @@ impl Mapping {
     }
 }
 
+/// Memory for something large that is soon over. It takes up what was put into it, and all of it goes back to the kernel when
+/// it is dropped: an allocator would keep it for later.
+#[derive(Debug)]
+pub struct Room {
+    map: MmapMut,
+    length: usize,
+}
+
+impl Room {
+    /// Room for so many bytes, none of them taken up yet.
+    ///
+    /// # Errors
+    /// Only when there is no address space left, or the kernel promises no memory that it might not have.
+    pub fn new(bytes_max: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().len(bytes_max).no_reserve_swap().map_anon()?;
+        Ok(Self { map, length: 0 })
+    }
+
+    /// Puts `bytes` behind what is there; false, and nothing is done, if there is no room for them.
+    #[must_use]
+    pub fn append(&mut self, bytes: &[u8]) -> bool {
+        let Some(place) = self.map.get_mut(self.length..self.length + bytes.len()) else { return false };
+        place.copy_from_slice(bytes);
+        self.length += bytes.len();
+        true
+    }
+}
+
+impl Deref for Room {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map[..self.length]
+    }
+}
+
 fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     // O_NONBLOCK: a FIFO in this place must be an error, not a server that waits for a writer.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
@@ -230,7 +266,7 @@ impl Deref for Mapping {
 
 #[cfg(test)]
 mod tests {
-    use super::{Keep, Mapping, Place};
+    use super::{Keep, Mapping, Place, Room};
 
     /// The ways to keep a copy, the second beneath `directory`.
     fn ways(directory: &std::path::Path) -> [Keep; 3] {
@@ -289,6 +325,14 @@ mod tests {
         std::fs::rename(&next, &path).unwrap();
         assert_eq!(&*mapping, b"first");
         assert_eq!(&*Mapping::open(&path).unwrap(), b"the second");
+    }
+
+    #[test]
+    fn room_holds_what_was_put_into_it_and_no_more_than_it_has() {
+        let mut room = Room::new(5).unwrap();
+        assert!(room.is_empty());
+        assert!(room.append(b"abc") && !room.append(b"def") && room.append(b"de"));
+        assert_eq!(&*room, b"abcde");
     }
 
     #[test]
