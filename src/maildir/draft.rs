@@ -1,7 +1,7 @@
 //! One file on its way into `new/`.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::rc::Rc;
 
@@ -22,6 +22,8 @@ pub struct Draft {
     directory: Rc<Fd>,
     /// Failed rounds of the file system before anything was made in it.
     failures: u64,
+    /// On the way to the round that settles the name, since the bytes are being written out.
+    approach: RefCell<Option<Approach>>,
 }
 
 #[derive(Debug)]
@@ -94,7 +96,14 @@ impl Draft {
 
     fn new(file: Rc<Fd>, temporary: Option<Temporary>, place: &Place) -> Self {
         let directory = Rc::clone(&place.new);
-        Self { file, written: 0, temporary, directory, failures: place.failures }
+        Self {
+            file,
+            written: 0,
+            temporary,
+            directory,
+            failures: place.failures,
+            approach: RefCell::default(),
+        }
     }
 
     /// Writes `head` and `body` behind what was written before. The bytes are in the page cache
@@ -130,8 +139,18 @@ impl Draft {
             Durability::Group => (Step::SyncRound, Op::SyncFs { on: Rc::clone(&self.directory) }),
             Durability::None => return Ok(()),
         };
-        let settled = store.arrive(step, op, approach).await;
-        if settled.is_err() && step == Step::WriteOut {
+        if step == Step::WriteOut {
+            // This is no round; the next one is for the name, and the message stays on the way to it.
+            self.approach.replace(approach);
+            return self.write_out(store, op).await;
+        }
+        store.arrive(step, op, approach).await?;
+        self.check_rounds(store)
+    }
+
+    async fn write_out(&self, store: &Store, op: Op) -> Result<(), Fault> {
+        let settled = store.step(Step::WriteOut, op).await;
+        if settled.is_err() {
             // The file system keeps this error for its next round, which shall not be that of a message to come.
             let _ = store.step(Step::SyncRound, Op::SyncFs { on: Rc::clone(&self.directory) }).await;
         }
@@ -154,7 +173,7 @@ impl Draft {
     /// The step that failed. No name is left behind then, as far as that can be done.
     pub async fn publish(&self, store: &Store, place: &Place, sizes: Sizes) -> Result<String, Fault> {
         assert_eq!(sizes.stored, self.written, "a name tells the exact size");
-        let approach = store.approach();
+        let approach = self.approach.take().or_else(|| store.approach());
         let name = self.link(store, place, sizes).await?;
         let (step, op) = match store.settings.durability {
             Durability::Journal | Durability::Fsync => {

@@ -182,8 +182,11 @@ fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
 
 fn read_into_memory(mut file: &File, length: usize) -> io::Result<Mmap> {
     let mut map = MmapMut::map_anon(length).map_err(failed("no memory for a copy of it"))?;
-    // Fewer faults now, fewer misses of the TLB later. It is as right without.
-    let _ = map.advise(Advice::HugePage);
+    // Fewer misses of the TLB later; it is as right without. But the kernel clears a huge page in one go of half a
+    // millisecond, in which others wait for the CPU, so a table that the TLB nearly covers is better off with small ones.
+    if length >= HUGE_FROM {
+        let _ = map.advise(Advice::HugePage);
+    }
     for piece in map.chunks_mut(PIECE_BYTES) {
         pace::breathe();
         file.read_exact(piece).map_err(failed("cannot read it"))?;
@@ -236,6 +239,9 @@ fn failed(step: &str) -> impl FnOnce(io::Error) -> io::Error {
 
 /// What is read at once: a few ten microseconds on a thread that has time for its work ([`pace`]).
 const PIECE_BYTES: usize = 64 << 10;
+
+/// From this length on, a copy in memory asks for huge pages.
+const HUGE_FROM: usize = 256 << 20;
 
 /// What is given back at once: one huge page, or 512 small ones.
 const UNMAP_BYTES: usize = 2 << 20;

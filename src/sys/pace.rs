@@ -37,7 +37,7 @@ pub const STEP: Duration = Duration::from_micros(50);
 const RESTS: u32 = 3;
 
 /// Who was kept from the CPU himself did not work all that time.
-const REST_MAX: Duration = Duration::from_micros(500);
+const REST_MAX: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
 mod tests {
