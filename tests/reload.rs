@@ -160,7 +160,7 @@ fn without_a_server_posthaste_reload_says_where_it_looked() {
 #[test]
 fn a_published_table_that_is_truncated_and_overwritten_under_load_hurts_nobody() {
     for keep_in in ["memory", "file"] {
-        let users: Vec<String> = (0..20_000).map(|number| format!("user{number}")).collect();
+        let users = a_million_users();
         let users: Vec<&str> = users.iter().map(String::as_str).collect();
         let mut server = Server::start(&users, &format!("keep_in = \"{keep_in}\""));
         let table = server.table();
@@ -174,7 +174,7 @@ fn a_published_table_that_is_truncated_and_overwritten_under_load_hurts_nobody()
                     let mut turn = number;
                     while !over.load(Ordering::Relaxed) {
                         turn += 4999;
-                        assert_eq!(client.ask(&format!("user{}", turn % 20_000)), KNOWN);
+                        assert_eq!(client.ask(&format!("user{}", turn % MILLION)), KNOWN);
                         assert_eq!(client.ask(&format!("nobody{turn}")), UNKNOWN);
                         answered.send(()).unwrap();
                     }
@@ -201,7 +201,7 @@ fn a_published_table_that_is_truncated_and_overwritten_under_load_hurts_nobody()
             let mut more = users.clone();
             more.push("latecomer");
             server.publish(&more);
-            server.wait_for("20001 users");
+            server.wait_for("1000001 users");
             some();
             assert_eq!(server.client().ask("latecomer"), KNOWN);
             drop(over);
@@ -210,13 +210,48 @@ fn a_published_table_that_is_truncated_and_overwritten_under_load_hurts_nobody()
     }
 }
 
+#[test]
+fn an_alias_among_a_million_users_brings_each_of_its_mailboxes_one_file_also_after_a_reload() {
+    let users = a_million_users();
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    let mut server = Server::start(&users[..2], "");
+    let mut client = server.client();
+    assert_eq!(client.ask("everybody"), UNKNOWN);
+    let aliases: String = (0..1000)
+        .map(|number| {
+            let other = MILLION - 1 - number;
+            format!("list{number}@example.net user{number}@example.net, user{other}@example.net\n")
+        })
+        .chain(["everybody@example.net list7@example.net, list8@example.net, user7@example.net\n".to_owned()])
+        .collect();
+    build_with(server.directory.as_ref().unwrap().path(), "users.table", &users, &aliases);
+    server.wait_for("1000000 users");
+    (0..1000).step_by(37).for_each(|number| assert_eq!(client.ask(&format!("list{number}")), KNOWN));
+    let said = ["MAIL FROM:<a@example.org>", "RCPT TO:<everybody@example.net>", "DATA"];
+    assert_eq!(said.map(|line| client.say(line)), ["250 2.1.0", KNOWN, "354 End"]);
+    assert_eq!(client.say("Subject: all\r\n\r\nall\r\n."), "250 2.0.0");
+    let delivered: Vec<String> = [7, 8, MILLION - 8, MILLION - 9].map(|user| format!("user{user}")).into();
+    for user in &delivered {
+        let new = server.at("mail").join(user).join("Maildir/new");
+        assert_eq!(fs::read_dir(new).unwrap().count(), 1, "{user}");
+    }
+    assert_eq!(fs::read_dir(server.at("mail")).unwrap().count(), delivered.len());
+    server.end();
+}
+
+const MILLION: u64 = 1_000_000;
+
+fn a_million_users() -> Vec<String> {
+    (0..MILLION).map(|number| format!("user{number}")).collect()
+}
+
 /// Twenty connections of constant look-ups, in turn without and with a new table every second. Every answer must be
 /// one that the table of its transaction gives. The latencies are for who reads the output: on a busy machine
 /// they prove nothing. `POSTHASTE_RELOAD_ROUNDS`, `_SECONDS` (of half a round) and `_USERS` ask for more.
 #[test]
 fn look_ups_are_right_while_the_table_is_replaced_every_second() {
     let (rounds, seconds) = (number("POSTHASTE_RELOAD_ROUNDS", 1), number("POSTHASTE_RELOAD_SECONDS", 3));
-    let users = number("POSTHASTE_RELOAD_USERS", 100_000);
+    let users = number("POSTHASTE_RELOAD_USERS", MILLION);
     let named: Vec<String> = (0..users).map(|number| format!("user{number}")).collect();
     let with = |one: &'static str| named.iter().map(String::as_str).chain([one]).collect::<Vec<&str>>();
     let server = Server::start(&with("odd"), "");
@@ -409,16 +444,23 @@ impl Drop for Server {
 }
 
 fn build(at: &Path, name: &str, users: &[&str]) -> PathBuf {
+    build_with(at, name, users, "")
+}
+
+fn build_with(at: &Path, name: &str, users: &[&str], aliases: &str) -> PathBuf {
     let mail = at.join("mail");
     let text = users.iter().fold(String::new(), |mut text, user| {
         writeln!(text, "{user}@example.net:::::{}/{user}::", mail.display()).unwrap();
         text
     });
-    let (source, table) = (at.join("passwd"), at.join(name));
+    let (source, table, virtual_aliases) = (at.join("passwd"), at.join(name), at.join("virtual"));
     fs::write(&source, text).unwrap();
+    fs::write(&virtual_aliases, aliases).unwrap();
     let built = posthaste()
         .args(["users", "build", "--from", "passwd-file", "--input"])
         .arg(source)
+        .arg("--aliases")
+        .arg(virtual_aliases)
         .arg("--output")
         .arg(&table)
         .output()
