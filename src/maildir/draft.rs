@@ -129,18 +129,20 @@ impl Draft {
     /// The step that failed.
     pub async fn settle(&self, store: &Store, approach: Option<Approach>) -> Result<(), Fault> {
         let (step, op) = match store.settings.durability {
-            Durability::Journal | Durability::Fsync => {
-                (Step::SyncBytes, Op::Sync { file: Rc::clone(&self.file) })
-            }
-            // The round that makes the name durable does the same for the bytes, and never later.
-            Durability::Group if store.keeps_order(&self.directory, Step::WriteOut)? => {
+            Durability::None => return Ok(()),
+            // What makes the name durable, a round or the sync of `new/`, does the same for the bytes, and never later.
+            Durability::Group | Durability::Journal
+                if store.keeps_order(&self.directory, Step::WriteOut)? =>
+            {
                 (Step::WriteOut, Op::WriteOut { file: Rc::clone(&self.file) })
             }
             Durability::Group => (Step::SyncRound, Op::SyncFs { on: Rc::clone(&self.directory) }),
-            Durability::None => return Ok(()),
+            Durability::Journal | Durability::Fsync => {
+                (Step::SyncBytes, Op::Sync { file: Rc::clone(&self.file) })
+            }
         };
         if step == Step::WriteOut {
-            // This is no round; the next one is for the name, and the message stays on the way to it.
+            // This is no round; if there is one it is for the name, and the message stays on the way to it.
             self.approach.replace(approach);
             return self.write_out(store, op).await;
         }

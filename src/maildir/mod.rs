@@ -45,7 +45,8 @@ pub use stored::{Folder, Stored};
 /// In this order from the most to the least that one sync does at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// The message on record in the worker's journal, and its file named; what is not on record, as `Fsync`.
+    /// The message on record in the worker's journal, and its file named. What is too large for that: bytes written
+    /// out, name published, directory synced, where the file system keeps the order of the two; else as `Fsync`.
     Journal,
     /// One syncfs for the names of a round of messages, and another one for their bytes before, unless the file
     /// system keeps the order of the two by itself.

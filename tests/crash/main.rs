@@ -84,6 +84,11 @@ fn the_proof_notices_bytes_that_are_not_written_out_ahead_of_their_name() {
 }
 
 #[test]
+fn the_proof_notices_it_for_what_is_too_large_for_the_journal_as_well() {
+    notices(Mode::Journal, &[Lie { kind: OpKind::WriteOut, end: "" }]);
+}
+
+#[test]
 fn the_proof_notices_a_round_that_does_nothing() {
     notices(Mode::Group, &[Lie { kind: OpKind::SyncFs, end: "" }]);
 }

@@ -96,6 +96,12 @@ impl Log {
         self.next
     }
 
+    /// Up to where the log of a device that keeps the order is committed when the names among these records are.
+    fn committed_with(&self, is_meant: impl Fn(&Record) -> bool) -> Sequence {
+        let names = self.records.iter().filter(|record| matches!(record.change, Change::Names(_)));
+        names.filter(|record| is_meant(record)).map(|record| record.sequence + 1).max().unwrap_or_default()
+    }
+
     /// How many changes are not durable.
     pub(super) fn unsettled(&self) -> usize {
         self.records.len()
@@ -120,7 +126,16 @@ impl Disk {
     /// Makes durable what a sync of `node`, asked for at `before`, promises.
     pub(super) fn settle(&mut self, node: NodeId, before: Sequence) {
         let lineage = self.lineage(node);
-        self.settle_all(before, |record, _| record.settled_by == node || record.leads_to(&lineage));
+        let is_asked_for = |record: &Record| record.settled_by == node || record.leads_to(&lineage);
+        let device = self.node(node).device;
+        let committed = match self.device(device).keeps_order {
+            true => self.log.committed_with(|record| record.sequence < before && is_asked_for(record)),
+            false => 0,
+        };
+        self.settle_all(before, |record, disk| {
+            let is_here = || disk.node(record.settled_by).device == device;
+            is_asked_for(record) || record.is_committed(committed) && is_here()
+        });
     }
 
     /// Makes durable what a sync of the whole file system, asked for at `before`, promises.
@@ -303,14 +318,8 @@ impl Disk {
             let device = self.node(record.settled_by).device;
             let in_order = self.device(device).keeps_order;
             match &record.change {
-                Change::Names(_) if in_order => {
-                    if record.sequence < committed {
-                        self.make_durable(&record.change);
-                    }
-                }
-                Change::Data { .. } if in_order && record.written_out.is_some_and(|end| end < committed) => {
-                    self.make_durable(&record.change);
-                }
+                change if in_order && record.is_committed(committed) => self.make_durable(change),
+                Change::Names(_) if in_order => {}
                 change => self.tear(change, random),
             }
         }
@@ -378,6 +387,14 @@ impl Record {
     /// Whether this is data that the kernel has not written to the device, and gives up when it cannot.
     fn is_dirty(&self) -> bool {
         matches!(self.change, Change::Data { .. }) && self.written_out.is_none()
+    }
+
+    /// Whether this is durable on a device that keeps the order, once its log is committed up to here.
+    fn is_committed(&self, committed: Sequence) -> bool {
+        match &self.change {
+            Change::Names(_) => self.sequence < committed,
+            Change::Data { .. } => self.written_out.is_some_and(|end| end < committed),
+        }
     }
 
     /// Whether this made one of these directories.

@@ -380,6 +380,28 @@ fn a_device_that_keeps_the_order_has_no_name_without_the_names_that_went_before(
     }
 }
 
+/// What power cuts leave of a message that was written out, named on `device`, and whose directory was synced.
+fn after_syncing_the_name(device: Device) -> Vec<Option<Vec<u8>>> {
+    after_power_cuts(|rig| {
+        rig.world.mount("/mail/alice", device);
+        rig.world.make_directory("/mail/alice/tmp");
+        rig.world.make_directory("/mail/alice/new");
+        let file = rig.unnamed(b"mail");
+        rig.run(Op::WriteOut { file: Rc::clone(&file) }).expect("room on the device");
+        let new = rig.directory("/mail/alice/new");
+        rig.link(&file, &new, "1").expect("a free name");
+        rig.sync(&new).expect("a sync");
+    })
+}
+
+#[test]
+fn syncing_a_name_commits_what_went_before_it_on_a_device_that_keeps_the_order() {
+    let seen = after_syncing_the_name(Device { keeps_order: true, ..Device::default() });
+    assert_eq!(seen, [Some(b"mail".to_vec())]);
+    let seen = after_syncing_the_name(Device::default());
+    assert!(seen.contains(&Some(Vec::new())), "{seen:?}");
+}
+
 #[test]
 fn syncfs_covers_data_and_names_of_its_own_device_only() {
     let mut rig = Rig::new(7);
