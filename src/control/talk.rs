@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::listen_error::ListenError;
 use super::socket_file::{self, SocketFile};
+use crate::limits;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,8 @@ pub(super) struct Listener {
     _file: SocketFile,
     /// Who has not said all yet.
     clients: Vec<Client>,
+    /// No descriptor was left for who comes next: until when they are left waiting.
+    rests_until: Option<Instant>,
 }
 
 /// Somebody who has asked, or is about to.
@@ -97,17 +100,25 @@ impl Listener {
     /// Makes the socket.
     pub(super) fn open(state_dir: &Path) -> Result<Self, ListenError> {
         let (socket, file) = socket_file::listen(&path(state_dir), 0o600, None, None)?;
-        Ok(Self { socket, _file: file, clients: Vec::new() })
+        Ok(Self { socket, _file: file, clients: Vec::new(), rests_until: None })
     }
 
-    /// Everything that may become readable.
+    /// Everything that may become readable. While it rests nobody new is waited for.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.socket.as_fd()).chain(self.clients.iter().map(|client| client.stream.as_fd()))
+        let socket = self.rests_until.is_none().then(|| self.socket.as_fd());
+        socket.into_iter().chain(self.clients.iter().map(|client| client.stream.as_fd()))
+    }
+
+    /// When [`requests`](Self::requests) is to be called even if nothing has become readable.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.rests_until
     }
 
     /// Requests that have arrived, each with who gets the answer. Never waits.
     pub(super) fn requests(&mut self) -> Vec<(Request, Client)> {
-        self.accept();
+        if self.rests_until.is_none_or(|until| until <= Instant::now()) {
+            self.rests_until = self.accept().err().map(|_| Instant::now() + limits::ACCEPT_REST);
+        }
         let mut requests = Vec::new();
         for mut client in std::mem::take(&mut self.clients) {
             match client.read() {
@@ -119,7 +130,11 @@ impl Listener {
         requests
     }
 
-    fn accept(&mut self) {
+    /// Takes all who wait.
+    ///
+    /// # Errors
+    /// There is no descriptor left: who waits goes on waiting, and would be told of again at once, for ever.
+    fn accept(&mut self) -> Result<(), Errno> {
         loop {
             match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(socket) => {
@@ -130,8 +145,8 @@ impl Listener {
                     self.clients.push(Client { stream: socket.into(), said: Vec::new() });
                 }
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
-                // Nobody is there, or there is no descriptor left: then they wait.
-                Err(_) => return,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(errno) => return Err(errno),
             }
         }
     }
@@ -260,6 +275,20 @@ mod tests {
             assert!(wait(&mut listener).is_empty());
             assert!(matches!(client.read(&mut [0; 8]), Ok(0) | Err(_)));
         }
+    }
+
+    #[test]
+    fn after_a_failed_accept_it_rests_and_then_takes_who_has_waited() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut listener = Listener::open(directory.path()).unwrap();
+        let mut client = UnixStream::connect(path(directory.path())).unwrap();
+        client.write_all(b"status\n").unwrap();
+        listener.rests_until = Some(Instant::now() + Duration::from_secs(60));
+        assert!(listener.requests().is_empty());
+        assert_eq!(listener.descriptors().count(), 0, "a poll would return at once");
+        listener.rests_until = Some(Instant::now());
+        assert!(matches!(&*listener.requests(), [(Request::Status, _)]));
+        assert_eq!((listener.rests_until(), listener.descriptors().count()), (None, 1));
     }
 
     #[test]

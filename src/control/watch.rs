@@ -109,7 +109,9 @@ impl<'s> Watch<'s> {
         ready.extend(commands.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         // While a load is under way its end comes first.
         let look_at = self.look_at.filter(|_| self.running.is_none());
-        let left = look_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let rest_ends_at = self.listener.as_ref().and_then(Listener::rests_until);
+        let wakes_at = [look_at, rest_ends_at].into_iter().flatten().min();
+        let left = wakes_at.map(|at| at.saturating_duration_since(Instant::now()));
         let left = left.map(|left| Timespec::try_from(left).expect("it is short"));
         match poll(&mut ready, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
