@@ -6,56 +6,19 @@
 #![forbid(unsafe_code)]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use posthaste::lmtp::data::Scanner;
 use posthaste::mail::line_ends::{LineEnds, ToLf};
 use std::hint::black_box;
 
-/// Octets of a receive buffer, and of the mail measured.
-const BUFFER_BYTES: usize = 16 * 1024;
+use mail::mail;
+use scan::{BUFFER_BYTES, scan};
+
+#[path = "subjects/mail.rs"]
+mod mail;
+#[path = "subjects/scan.rs"]
+mod scan;
+
+/// Octets of the mail measured.
 const MAIL_BYTES: usize = 1024 * 1024;
-
-/// Lines of 40 to 78 characters of text, one in `dot_every` with a dot at its start (doubled, as on the wire), and the
-/// final dot.
-fn mail(bytes: usize, dot_every: u64) -> Vec<u8> {
-    const TEXT: &[u8] = b"etaoin shrdlu, cmfwyp vbgkqj xz. ETAOIN 0123456789 <a href=\"3D\">";
-    let mut seed: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut random = move |below: u64| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % below
-    };
-    let mut wire = Vec::with_capacity(bytes + 128);
-    while wire.len() < bytes {
-        let start = wire.len();
-        if random(dot_every) == 0 {
-            wire.push(b'.');
-        }
-        for _ in 0..40 + random(39) {
-            let place = usize::try_from(random(TEXT.len() as u64)).expect("small");
-            wire.push(TEXT[place]);
-        }
-        if wire[start] == b'.' {
-            wire.insert(start, b'.');
-        }
-        wire.extend_from_slice(b"\r\n");
-    }
-    wire.extend_from_slice(b".\r\n");
-    wire
-}
-
-/// Scans the mail in receive buffers, and returns the octets kept.
-fn scan(wire: &[u8]) -> usize {
-    let mut scanner = Scanner::new();
-    let mut keep = Vec::with_capacity(64);
-    let mut kept = 0;
-    for buffer in wire.chunks(BUFFER_BYTES) {
-        keep.clear();
-        let scan = scanner.scan(buffer, &mut keep);
-        kept += scan.carry.len() + keep.iter().map(ExactSizeIterator::len).sum::<usize>();
-    }
-    kept
-}
 
 fn benches(criterion: &mut Criterion) {
     let text = mail(MAIL_BYTES, 200);
