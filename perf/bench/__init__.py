@@ -9,6 +9,8 @@ One module for each noun:
     clients      who delivers: posthaste-load, or smtp-source
     raw          the program without a server
     rounds       one delivery: start, deliver, count, verify
+    instructions the server under callgrind
+    scanner      the DATA scanner against memmem
     packages     rivals from Debian
     report       tables, records
     chart        a table as SVG

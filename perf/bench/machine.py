@@ -21,11 +21,11 @@ class Failure(Exception):
     """Something that ends a round or the program, in words that say what to do."""
 
 
-def run(*command, timeout=None) -> str:
+def run(*command, timeout=None, cwd=None, env=None) -> str:
     """Runs a program to its end and returns what it printed; a Failure if it did not succeed."""
     words = [str(word) for word in command]
     try:
-        result = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+        result = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=env)
     except FileNotFoundError:
         raise Failure(f"{words[0]} is not installed") from None
     except subprocess.TimeoutExpired:
