@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Makes the names of one worker.
@@ -47,21 +48,31 @@ impl NameMaker {
         self.last.set(at);
         let counter = self.counter.get();
         self.counter.set(counter.wrapping_add(1));
-        format!(
+        let mut name = String::with_capacity(NUMBERS_BYTES + self.host.len());
+        let written = write!(
+            name,
             "{}.M{}P{}Q{counter}W{}.{}",
             at.as_secs(),
             at.subsec_micros(),
             self.process,
             self.worker,
             self.host
-        )
+        );
+        debug_assert!(written.is_ok(), "a String takes everything");
+        name
     }
 
     /// A name for `new/`.
     pub fn with_sizes(&self, wall: Duration, sizes: Sizes) -> String {
-        format!("{},S={},W={}", self.unique(wall), sizes.stored, sizes.wire)
+        let mut name = self.unique(wall);
+        let written = write!(name, ",S={},W={}", sizes.stored, sizes.wire);
+        debug_assert!(written.is_ok(), "a String takes everything");
+        name
     }
 }
+
+/// Enough for all but the host, with sizes of twelve digits: the name is written without growing.
+const NUMBERS_BYTES: usize = 96;
 
 /// The host as it may stand in a name: `/` and `:` as octal escapes (the Maildir specification), and what
 /// else would confuse a reader replaced.
