@@ -230,6 +230,7 @@ fn settings(config: &Config, delivery_files: usize) -> maildir::Settings {
         root: config.maildir.root.clone(),
         host: config.hostname.clone(),
         open_files_max: delivery_files / 2,
+        kept_directories_max: 0,
     }
 }
 

@@ -457,7 +457,8 @@ pub fn settings(config: &Config, allowance: &limit::Allowance) -> Settings {
             root: config.maildir.root.clone(),
             host: config.hostname.clone(),
             // Each delivery has its file and its directory open.
-            open_files_max: allowance.delivery_files / 2,
+            open_files_max: (allowance.delivery_files - allowance.kept_directories) / 2,
+            kept_directories_max: allowance.kept_directories,
         },
         line_endings: config.maildir.line_endings,
         single_instance: config.maildir.single_instance,

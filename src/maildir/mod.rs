@@ -29,6 +29,7 @@ use crate::ring::{Approach, Bytes, Done, Fd, Op, Owner};
 pub mod draft;
 pub mod file_system;
 pub mod folder;
+mod kept;
 pub mod name;
 pub mod place;
 pub mod stored;
@@ -36,6 +37,7 @@ mod subscriptions;
 
 pub use draft::Draft;
 pub use file_system::FileSystem;
+pub use kept::KEEP;
 pub use name::{NameMaker, Sizes};
 pub use place::Place;
 pub use stored::{Folder, Stored};
@@ -72,6 +74,8 @@ pub struct Settings {
     pub host: String,
     /// Mailboxes that one worker has open at once, each with its directory and a file.
     pub open_files_max: usize,
+    /// Directories of mailboxes that one worker keeps open for [`KEEP`]; 0: each message opens its own.
+    pub kept_directories_max: usize,
 }
 
 /// One mailbox: a Maildir, as the user table knows it, or a folder of one.
@@ -115,6 +119,7 @@ pub struct Store {
     long: Gate,
     /// `settings.root`, once opened.
     root: RefCell<Option<Rc<Fd>>>,
+    kept: Rc<kept::Kept>,
     /// File systems without `O_TMPFILE`.
     named_only: RefCell<HashSet<u64>>,
     /// Whether a file system makes bytes that were written out durable before any name that came later.
@@ -125,6 +130,7 @@ impl Store {
     /// A store for the worker that runs on `exec`.
     #[must_use]
     pub fn new(exec: Rc<Exec>, settings: Settings, names: NameMaker) -> Self {
+        let kept = kept::Kept::new(&exec, settings.kept_directories_max);
         let (short, long) = (Gate::new(settings.open_files_max / 2), Gate::new(settings.open_files_max / 2));
         Self {
             exec,
@@ -133,6 +139,7 @@ impl Store {
             short,
             long,
             root: RefCell::default(),
+            kept,
             named_only: RefCell::default(),
             in_order: RefCell::default(),
         }

@@ -43,7 +43,7 @@ enum Sought<'m> {
 
 impl Place {
     /// Opens the mailbox, making it where it is missing and that is allowed. Mail for a folder that is neither there
-    /// nor may be made is for the inbox: that is decided here, each time anew.
+    /// nor may be made is for the inbox: that is decided here, each time anew (but see [`super::KEEP`]).
     ///
     /// # Errors
     /// The step that failed; `OpenMailbox` with `ENOENT` when it is missing and may not be made.
@@ -89,7 +89,15 @@ impl Place {
     async fn open(store: &Store, mailbox: Mailbox<'_>) -> Result<Self, Fault> {
         let identity = identity(store, mailbox)?;
         let search = Search::new(store, &identity, mailbox);
-        let new = search.directory("new").await?;
+        let (directory, owner) = (mailbox.directory(), mailbox.owner);
+        let new = match store.kept.get(&directory, owner) {
+            Some(new) => new,
+            None => {
+                let new = search.directory("new").await?;
+                store.kept.keep(&directory, owner, &new);
+                new
+            }
+        };
         let failures = search.failures(&new)?;
         Ok(Self::new(new, identity, mailbox, failures))
     }

@@ -96,6 +96,7 @@ fn settings() -> Settings {
         root: None,
         host: "mx".into(),
         open_files_max: 100,
+        kept_directories_max: 0,
     }
 }
 

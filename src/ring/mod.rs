@@ -98,6 +98,12 @@ pub trait Ring {
     /// As fstat(2).
     fn device(&self, fd: &Fd) -> Result<u64, Errno>;
 
+    /// Whether a directory was removed since it was opened. Does not block on local file systems, as above.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    fn is_removed(&self, directory: &Fd) -> Result<bool, Errno>;
+
     /// The names in a directory but for `.` and `..`, in any order. Blocks for as long as the disk takes, so it
     /// is for recovery alone, never for a worker that serves.
     ///

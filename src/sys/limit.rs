@@ -34,6 +34,8 @@ pub struct Allowance {
     pub connections: usize,
     /// Files and directories that the deliveries of one worker may hold open at one time, at least one.
     pub delivery_files: usize,
+    /// How many of these may be directories that are kept between deliveries.
+    pub kept_directories: usize,
     /// What to tell the operator when `connections` is less than configured.
     pub warning: Option<String>,
 }
@@ -56,11 +58,15 @@ pub fn divide(open_files: u64, connections: usize, workers: usize) -> Allowance 
         )
     });
     let delivery_files = (deliveries / workers).max(1);
-    Allowance { connections: allowed, delivery_files, warning }
+    let kept_directories = delivery_files / KEPT_SHARE;
+    Allowance { connections: allowed, delivery_files, kept_directories, warning }
 }
 
-/// Open files for the deliveries of one worker: 1024 mailboxes, each with a file and its directory.
-pub const DELIVERY_FILES: usize = 2048;
+/// Open files for the deliveries of one worker: 1024 mailboxes, each with a file and its directory, and as many
+/// directories that are kept for the next delivery.
+pub const DELIVERY_FILES: usize = 3072;
+/// The share of them that is kept between deliveries: one in so many.
+const KEPT_SHARE: usize = 3;
 /// Open files that are neither connections nor deliveries.
 pub const FIXED_FILES: usize = 64;
 

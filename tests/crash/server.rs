@@ -201,7 +201,8 @@ pub(crate) fn table() -> Arc<Table> {
 }
 
 /// Enough for every client to have a message for three written while it arrives.
-const ALLOWANCE: Allowance = Allowance { connections: 100, delivery_files: 200, warning: None };
+const ALLOWANCE: Allowance =
+    Allowance { connections: 100, delivery_files: 200, kept_directories: 16, warning: None };
 
 /// The least that a segment can be, so that some are full in a run.
 const SEGMENT_BYTES: u64 = SEGMENT_BYTES_MIN;

@@ -46,7 +46,8 @@ pub(crate) fn config(script: &Script, durability: &str) -> Config {
 /// What the worker is told.
 pub(crate) fn settings(config: &Config) -> Arc<Settings> {
     let connections = config.limits.connections;
-    let allowance = Allowance { connections, delivery_files: 2 * OPEN_FILES_MAX, warning: None };
+    let (delivery_files, kept_directories) = (2 * OPEN_FILES_MAX + 16, 16);
+    let allowance = Allowance { connections, delivery_files, kept_directories, warning: None };
     Arc::new(server::settings(config, &allowance))
 }
 

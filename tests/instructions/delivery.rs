@@ -186,6 +186,11 @@ impl Ring for Outside {
     }
 
     #[inline(never)]
+    fn is_removed(&self, directory: &Fd) -> Result<bool, Errno> {
+        self.0.is_removed(directory)
+    }
+
+    #[inline(never)]
     fn names(&self, directory: &Fd) -> Result<Vec<CString>, Errno> {
         self.0.names(directory)
     }
@@ -306,4 +311,5 @@ const WARM_UP: u64 = 10;
 const MESSAGE_BYTES: usize = 4096;
 /// All messages find room in the first one: a checkpoint comes once in thousands of messages, and would be counted by chance.
 const SEGMENT_BYTES: u64 = 4 << 20;
-const ALLOWANCE: Allowance = Allowance { connections: 100, delivery_files: 200, warning: None };
+const ALLOWANCE: Allowance =
+    Allowance { connections: 100, delivery_files: 200, kept_directories: 60, warning: None };

@@ -17,6 +17,7 @@ mod exchange;
 mod faults;
 mod files;
 mod folders;
+mod kept;
 mod leaving;
 mod limits;
 mod lookups;

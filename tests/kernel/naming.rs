@@ -95,25 +95,28 @@ fn assert_owned(path: &Path, mode: u32) {
     assert_eq!(found, (OWNER, OWNER, mode), "owner and mode of {}", path.display());
 }
 
-/// One delivery into the Maildir of `home`, by the verbs of the store, and the name that it got.
+/// One delivery into the Maildir of `home`, and the name that it got.
 fn deliver(way: LinkBy, home: &Path, owner: Owner) -> Result<String, Fault> {
-    let (home, path) = (home.display().to_string(), home.join("Maildir").display().to_string());
-    on(ring(way), |exec| async move {
-        let store = store(exec);
-        let place =
-            Place::find(&store, Mailbox { home: Some(&home), path: &path, folder: None, owner }).await?;
-        let mut draft = Draft::create(&store, &place, false).await?;
-        let body = Rc::new(vec![Bytes::Static(b"\r\n"), Bytes::Static(b"body\r\n")]);
-        draft.append(&store, b"Head: 1\r\n".to_vec(), &body).await?;
-        draft.settle(&store, None).await?;
-        let stored = draft.written();
-        let name = draft.publish(&store, &place, Sizes { stored, wire: stored }).await?;
-        draft.discard(&store).await;
-        Ok(name)
-    })
+    let home = home.to_owned();
+    on(ring(way), |exec| async move { deliver_by(&store(exec, 0), &home, owner).await })
 }
 
-fn store(exec: Rc<Exec>) -> Store {
+/// The same by the verbs of `store`.
+pub(crate) async fn deliver_by(store: &Store, home: &Path, owner: Owner) -> Result<String, Fault> {
+    let (home, path) = (home.display().to_string(), home.join("Maildir").display().to_string());
+    let place = Place::find(store, Mailbox { home: Some(&home), path: &path, folder: None, owner }).await?;
+    let mut draft = Draft::create(store, &place, false).await?;
+    let body = Rc::new(vec![Bytes::Static(b"\r\n"), Bytes::Static(b"body\r\n")]);
+    draft.append(store, b"Head: 1\r\n".to_vec(), &body).await?;
+    draft.settle(store, None).await?;
+    let stored = draft.written();
+    let name = draft.publish(store, &place, Sizes { stored, wire: stored }).await?;
+    draft.discard(store).await;
+    Ok(name)
+}
+
+/// A store that keeps so many directories.
+pub(crate) fn store(exec: Rc<Exec>, kept_directories_max: usize) -> Store {
     let settings = Settings {
         durability: Durability::Fsync,
         create: true,
@@ -121,6 +124,7 @@ fn store(exec: Rc<Exec>) -> Store {
         root: None,
         host: "mx.example.test".to_owned(),
         open_files_max: 16,
+        kept_directories_max,
     };
     let names = NameMaker::new(&settings.host, std::process::id(), 0, 1);
     Store::new(exec, settings, names)

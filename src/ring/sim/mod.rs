@@ -295,6 +295,12 @@ impl Ring for Sim {
         Ok(state.disk.node(node).device)
     }
 
+    fn is_removed(&self, directory: &Fd) -> Result<bool, Errno> {
+        let state = self.world.view();
+        // No directory is ever removed here; but there must be one.
+        state.node(directory.raw()).map(|_| false)
+    }
+
     fn names(&self, directory: &Fd) -> Result<Vec<CString>, Errno> {
         let mut state = self.world.state();
         let node = state.node(directory.raw())?;

@@ -421,6 +421,10 @@ impl Ring for Uring {
         Ok(device)
     }
 
+    fn is_removed(&self, directory: &Fd) -> Result<bool, Errno> {
+        Ok(rustix::fs::fstat(borrow(directory))?.st_nlink == 0)
+    }
+
     fn names(&self, directory: &Fd) -> Result<Vec<CString>, Errno> {
         let directory = borrow(directory);
         rustix::fs::seek(directory, SeekFrom::Start(0))?;
