@@ -9,6 +9,9 @@
 //! the last-level cache, what it reads comes from memory. "In a cold server" means that before each look-up a buffer of
 //! two MiB is walked over, of 128 MiB in turn, so that code, stack and allocator have left the nearer caches as well.
 //! The clock's own time, which is measured the same way, is subtracted.
+//!
+//! `--hits` or `--misses` does ten thousand look-ups of that sort and nothing else, so that their instructions can be
+//! counted: `valgrind --tool=callgrind --toggle-collect='posthaste::users::key::find' BENCH --reuse --hits`.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "this program is made to print")]
 
@@ -22,6 +25,8 @@ use std::time::Instant;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SAMPLES: usize = 200_000;
+/// Look-ups under a tool that counts instructions.
+const COUNTED: u64 = 10_000;
 /// Recipients of one transaction.
 const BATCH: usize = 50;
 /// More than a last-level cache, in words.
@@ -48,7 +53,10 @@ fn main() {
     let table = Table::open(&path).expect("the table was just built");
     println!("open: {:.2} s", begun.elapsed().as_secs_f64());
     let samples = if given("--test") { 500 } else { SAMPLES };
-    look_up(&table, users, samples);
+    match (given("--hits"), given("--misses")) {
+        (false, false) => look_up(&table, users, samples),
+        (is_there, _) => repeat(&table, users, is_there),
+    }
 }
 
 /// What is known of a user by his number alone.
@@ -200,6 +208,16 @@ fn look_up(table: &Table, users: u64, samples: usize) {
             "hits, {BATCH} recipients of a transaction, {how}: median {:.0} ns each",
             at(&mut times, 0.5)
         );
+    }
+}
+
+/// Look-ups of one sort and nothing else, for a tool that counts instructions.
+fn repeat(table: &Table, users: u64, expected: bool) {
+    let rules = Rules::new("+", &[]);
+    let stranger = if expected { "" } else { "x" };
+    for number in (0..COUNTED).map(|n| mix(n) % users) {
+        let (local, domain) = (format!("{}{stranger}", local_part(number)), domain(number));
+        assert_eq!(is_there(table, &local, &domain, &rules), expected);
     }
 }
 

@@ -104,6 +104,11 @@ pub const COMMANDS_PER_TURN: u32 = 64;
 /// the CPU's nearest cache again: each fetches nine lines.
 pub const RECIPIENTS_WARMED_MAX: usize = 64;
 
+/// Octets of a user table's heap from which on that is done. Measured with fifty recipients in a server that was busy
+/// with something else before: up to 150 MB it gains as often as it loses, 2% at most; with 850 MB it gains 1%, with
+/// 3.4 GB 3%. Where all is in the caches it is 30 ns for each recipient and nothing else.
+pub const TABLE_WARMED_FROM: u64 = 512 << 20;
+
 /// How long a message may arrive more slowly than `limits.data_rate_min` allows.
 pub const DATA_RATE_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 

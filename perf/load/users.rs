@@ -122,7 +122,7 @@ impl Users {
     fn from_table(path: &Path) -> Result<Self, String> {
         let table = Table::open(path).map_err(|error| error.to_string())?;
         let users = table.users().map(|user| match user {
-            Ok(user) => sendable(user.address).map_err(|why| format!("{}: {why}", path.display())),
+            Ok(user) => sendable(user.address().to_cow()).map_err(|why| format!("{}: {why}", path.display())),
             Err(damage) => Err(format!("{}: {damage}; build it again", path.display())),
         });
         Self::listed(users, path)

@@ -8,13 +8,13 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use bumpalo::Bump;
-use bumpalo::collections::Vec as ArenaVec;
+use bumpalo::collections::{String as ArenaString, Vec as ArenaVec};
 
 use super::loan::Loan;
 use crate::journal::Approach;
 use crate::maildir::{Mailbox, folder};
 use crate::ring::{Owner, Peer, Time};
-use crate::users::{Found, Target};
+use crate::users::{Found, Target, user::Text};
 
 /// The envelope of a message.
 pub struct Envelope<'a> {
@@ -148,13 +148,13 @@ impl<'a> Envelope<'a> {
     /// The delivery to `target`, if there is one.
     fn position(&self, target: &Target<'_>) -> Option<usize> {
         let mut deliveries = self.deliveries.iter();
-        deliveries.position(|other| other.user == target.user.address && other.detail == target.detail)
+        deliveries.position(|other| target.user.address() == *other.user && other.detail == target.detail)
     }
 
     /// A delivery to `target`, for the recipient with this address.
     fn delivery(&self, address: &'a str, target: &Target<'_>, terms: &Terms) -> Delivery<'a> {
         let Target { user, detail } = target;
-        let owner = match (user.uid, user.gid) {
+        let owner = match (user.uid(), user.gid()) {
             (Some(uid), Some(gid)) => Owner::User { uid, gid },
             (Some(uid), None) => Owner::User { uid, gid: uid },
             (None, _) => Owner::Server,
@@ -162,12 +162,19 @@ impl<'a> Envelope<'a> {
         let folder = detail.filter(|_| terms.detail_to_folder).and_then(folder::directory_for);
         let copied = |text: &str| &*self.arena.alloc_str(text);
         let mailbox = Mailbox {
-            home: user.home.as_deref().map(copied),
-            path: copied(&user.maildir()),
+            home: user.home().map(|home| self.written(home)),
+            path: self.written(user.maildir()),
             folder: folder.as_deref().map(copied),
             owner,
         };
-        Delivery { address, user: copied(&user.address), detail: detail.map(copied), mailbox }
+        Delivery { address, user: self.written(user.address()), detail: detail.map(copied), mailbox }
+    }
+
+    /// A text of a user, which is put together here and nowhere else.
+    fn written(&self, text: Text<'_>) -> &'a str {
+        let mut written = ArenaString::with_capacity_in(text.len(), self.arena);
+        text.write_to(&mut written).expect("an arena takes every text");
+        written.into_bump_str()
     }
 }
 
@@ -176,20 +183,15 @@ mod tests {
     use super::super::loan;
     use super::*;
     use crate::users::key::Base;
-    use crate::users::record::User;
+    use crate::users::{Entry, User};
 
     const TERMS: Terms = Terms { detail_to_folder: true, deliveries_max: 4 };
 
     fn target<'x>(address: &'x str, detail: Option<&'x str>) -> Target<'x> {
-        let user = User {
-            address: address.into(),
-            home: Some(format!("/mail/{address}").into()),
-            mail: "Maildir".into(),
-            uid: Some(1001),
-            gid: None,
-            quota_bytes: None,
-            quota_messages: None,
-        };
+        let home = Some(format!("/mail/{address}"));
+        let (address, mail, uid) = (address.to_owned(), "Maildir".to_owned(), Some(1001));
+        let entry = Box::leak(Box::new(Entry { address, home, mail, uid, ..Entry::default() }));
+        let user = User::of_entry(entry).unwrap();
         Target { user, detail }
     }
 

@@ -39,7 +39,7 @@ struct Lookups<'w> {
     worker: &'w Worker,
     connection: Connection,
     requests: NetstringReader,
-    /// Room for what an alias stands for.
+    /// Room for an address, or all those that an alias stands for.
     expansion: String,
     id: String,
     /// When the last complete request came. One that never ends does not count as activity.
@@ -261,7 +261,11 @@ fn look_up(
         // Postfix asks `virtual_alias_maps` for bare domains too, and takes one that is there for a domain of aliases
         // (`virtual_alias_domains`). A local part alone it never asks for.
         (Map::Alias, Some(found)) if found.base.domain.is_none() => Reply::NotFound,
-        (Map::Mailbox | Map::Domain, Some(found)) => Reply::Found(&found.target.user.address),
+        (Map::Mailbox | Map::Domain, Some(found)) => {
+            expansion.clear();
+            found.target.user.address().write_to(expansion).expect("a string takes every text");
+            Reply::Found(expansion)
+        }
         (Map::Alias, Some(found)) => {
             expansion.clear();
             let names = Names { rules: &settings.rules, local_part: table.local_part(), asked: local };
@@ -291,11 +295,9 @@ impl Names<'_> {
         let mut octets = [0; 4];
         let delimiter = &*delimiter.encode_utf8(&mut octets);
         for target in found.targets() {
-            let (local, domain) = match target.user.address.rsplit_once('@') {
-                Some((local, domain)) => (local, Some(domain)),
-                // Postfix would complete it with a domain of its own choice.
-                None => (&*target.user.address, self.rules.local_domain()),
-            };
+            // Without a domain, Postfix would complete it with one of its own choice.
+            let local = target.user.local_part();
+            let domain = target.user.domain().or_else(|| self.rules.local_domain());
             match target.detail {
                 Some(detail) => expansion::push(list, &[local, delimiter, detail], domain),
                 None => expansion::push(list, &[local], domain),
@@ -310,10 +312,10 @@ impl Names<'_> {
             LocalPart::Folded => is_lower_of(local, base.local),
             LocalPart::Kept => local == base.local,
         };
-        match (user.address.rsplit_once('@'), base.domain) {
-            (Some((local, domain)), Some(given)) => local_is(local) && is_lower_of(domain, given),
+        match (user.domain(), base.domain) {
+            (Some(domain), Some(given)) => local_is(user.local_part()) && is_lower_of(domain, given),
             (Some(_), None) => false,
-            (None, _) => local_is(&user.address),
+            (None, _) => local_is(user.local_part()),
         }
     }
 }
@@ -330,18 +332,11 @@ const CANNOT_TELL: Reply<'_> = Reply::Temporary("the user table cannot be read; 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::users::Target;
+    use crate::users::{Entry, Target};
 
     fn user(address: &str) -> User<'_> {
-        User {
-            address: address.into(),
-            home: None,
-            mail: "/srv/mail".into(),
-            uid: None,
-            gid: None,
-            quota_bytes: None,
-            quota_messages: None,
-        }
+        let (address, mail) = (address.to_owned(), "/srv/mail".to_owned());
+        User::of_entry(Box::leak(Box::new(Entry { address, mail, ..Entry::default() }))).unwrap()
     }
 
     /// What is said of an address that leads to these users, each with the detail that is asked for.

@@ -201,9 +201,13 @@ impl Session<'_> {
         }
     }
 
-    /// Recipients that came together with MAIL: what their look-ups will read is fetched for all of them at once.
+    /// Recipients that came together with MAIL: what their look-ups will read is fetched for all of them at once, if it
+    /// mostly comes from memory.
     fn warm(&self, commands: &[u8]) {
         let table = self.worker.table();
+        if table.heap_bytes() < limits::TABLE_WARMED_FROM {
+            return;
+        }
         for line in commands.split(|octet| *octet == b'\n').take(limits::RECIPIENTS_WARMED_MAX) {
             let path = line.split_at_checked(9).filter(|(verb, _)| verb.eq_ignore_ascii_case(b"RCPT TO:<"));
             let Some((_, path)) = path else { return };

@@ -65,6 +65,46 @@ pub fn prefetch(octets: &[u8]) {
     }
 }
 
+/// CRC-32C of a text. Faster than the crate's for some tens of octets, which it takes one by one up to an aligned word
+/// and again at the end; what is long is left to it.
+#[must_use]
+pub fn checksum(octets: &[u8]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if octets.len() <= SHORT_BYTES_MAX && std::arch::is_x86_feature_detected!("sse4.2") {
+        // SAFETY: the CPU has the instructions that the function is compiled for, as was asked just now. There is no
+        // safe way to call it from code that is compiled for all CPUs.
+        return unsafe { checksum_of_short(octets) };
+    }
+    crc32c::crc32c(octets)
+}
+
+/// From some hundreds of octets on, the crate is faster: it sums three pieces at a time.
+#[cfg(target_arch = "x86_64")]
+const SHORT_BYTES_MAX: usize = 256;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2")]
+fn checksum_of_short(octets: &[u8]) -> u32 {
+    use std::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u16, _mm_crc32_u32, _mm_crc32_u64};
+    let (words, rest) = octets.as_chunks();
+    let sum =
+        words.iter().fold(u64::from(u32::MAX), |sum, word| _mm_crc32_u64(sum, u64::from_le_bytes(*word)));
+    // The instruction leaves the upper half zero.
+    let mut sum = (sum & 0xffff_ffff) as u32;
+    let (fours, rest) = rest.as_chunks();
+    if let [four] = fours {
+        sum = _mm_crc32_u32(sum, u32::from_le_bytes(*four));
+    }
+    let (twos, rest) = rest.as_chunks();
+    if let [two] = twos {
+        sum = _mm_crc32_u16(sum, u16::from_le_bytes(*two));
+    }
+    if let [one] = rest {
+        sum = _mm_crc32_u8(sum, *one);
+    }
+    !sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +119,18 @@ mod tests {
     #[test]
     fn a_cpu_that_cannot_exist_is_refused() {
         assert!(pin(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_checksum_is_the_crates_whatever_the_length_and_the_place() {
+        let octets: Vec<u8> = (0..600_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+        for begin in 0..9 {
+            for end in begin..octets.len() {
+                let octets = &octets[begin..end];
+                assert_eq!(checksum(octets), crc32c::crc32c(octets), "{begin}..{end}");
+            }
+        }
+        // RFC 3720, appendix B.4.
+        assert_eq!(checksum(&[0; 32]), 0x8a91_36aa);
     }
 }

@@ -5,10 +5,11 @@
 #![forbid(unsafe_code)]
 
 use super::layout::{
-    BLOCK, BLOCK_HEAD, BODY_BYTES_MAX, ELSEWHERE, ELSEWHERE_BYTES, ELSEWHERE_HEAD, GOES_ON, OFFSET_MAX,
-    RECORD_HEAD, u32_at, u64_at,
+    BLOCK, BLOCK_HEAD, BODY_BYTES_MAX, ELSEWHERE, ELSEWHERE_BYTES, ELSEWHERE_HEAD, GOES_ON, LINE, OFFSET_MAX,
+    RECORD_HEAD, filter_bits, u32_at,
 };
 use super::record::Damage;
+use crate::sys::cpu::checksum;
 
 /// A block of a table.
 #[derive(Debug, Clone, Copy)]
@@ -41,13 +42,12 @@ impl<'t> Block<'t> {
     /// The records one after another, up to the end or to the first that does not fit its place.
     pub(super) fn records(self) -> impl Iterator<Item = Raw<'t>> {
         let end = usize::from(u16::from_le_bytes([self.octets[4], self.octets[5]]) & !GOES_ON).min(BLOCK);
-        let mut at = BLOCK_HEAD;
+        let mut rest = self.octets.get(BLOCK_HEAD..end).unwrap_or_default();
         std::iter::from_fn(move || {
-            let octets = self.octets.get(at..end)?;
-            let (length, tag) = (usize::from(*octets.get(4)?), *octets.get(5)?);
-            let octets = octets.get(..RECORD_HEAD + length)?;
-            let offset = self.offset + at as u64;
-            at += octets.len();
+            let [_, _, _, _, length, tag, ..] = *rest else { return None };
+            let offset = self.offset + (end - rest.len()) as u64;
+            let (octets, after) = rest.split_at_checked(RECORD_HEAD + usize::from(length))?;
+            rest = after;
             Some(Raw { offset, tag, octets })
         })
     }
@@ -65,17 +65,26 @@ impl<'t> Block<'t> {
 }
 
 impl<'t> Raw<'t> {
-    /// The body, from the record or from `elsewhere`, the section of that name, which begins at `elsewhere_offset` in
-    /// the file.
+    /// The body, from the record or from the section that `elsewhere` returns, with its offset in the file.
     ///
     /// # Errors
     /// If a checksum does not fit, or there is nothing where the record points to.
-    pub(super) fn body(&self, elsewhere: &'t [u8], elsewhere_offset: u64) -> Result<&'t [u8], Damage> {
+    #[inline]
+    pub(super) fn body(&self, elsewhere: impl FnOnce() -> (&'t [u8], u64)) -> Result<&'t [u8], Damage> {
         check_record(self.octets, self.offset)?;
-        let body = &self.octets[RECORD_HEAD..];
-        if body.first() != Some(&ELSEWHERE) {
-            return Ok(body);
+        match &self.octets[RECORD_HEAD..] {
+            body @ [ELSEWHERE, ..] => self.body_elsewhere(body, elsewhere()),
+            body => Ok(body),
         }
+    }
+
+    /// The body that another one, which is a mark, points to.
+    #[cold]
+    fn body_elsewhere(
+        &self,
+        body: &[u8],
+        (elsewhere, elsewhere_offset): (&'t [u8], u64),
+    ) -> Result<&'t [u8], Damage> {
         let mut offset = [0; 8];
         let (Some(octets), ELSEWHERE_BYTES) = (body.get(1..), body.len()) else {
             return Err(Damage::Malformed { offset: self.offset, field: "length" });
@@ -93,9 +102,10 @@ impl<'t> Raw<'t> {
 }
 
 /// `octets` are a sum and what it is of.
+#[inline]
 fn check_record(octets: &[u8], offset: u64) -> Result<(), Damage> {
     let expected = u32_at(octets, 0).unwrap_or_default();
-    let found = crc32c::crc32c(octets.get(4..).unwrap_or_default());
+    let found = checksum(octets.get(4..).unwrap_or_default());
     match expected == found {
         true => Ok(()),
         false => Err(Damage::Checksum { what: "record", offset, expected, found }),
@@ -179,9 +189,10 @@ pub(super) fn elsewhere_head(body: &[u8]) -> [u8; ELSEWHERE_HEAD] {
 }
 
 /// Whether a line of the filter has all bits of a hash.
-pub(super) fn may_hold(line: &[u8], hash: u64) -> bool {
-    super::layout::filter_bits(hash)
-        .all(|(word, mask)| u64_at(line, word * 8).is_none_or(|bits| bits & mask != 0))
+#[inline]
+pub(super) fn may_hold(line: &[u8; LINE], hash: u64) -> bool {
+    let (words, _) = line.as_chunks::<8>();
+    filter_bits(hash).all(|(word, mask)| u64::from_le_bytes(words[word]) & mask != 0)
 }
 
 #[cfg(test)]
@@ -203,7 +214,7 @@ mod tests {
         let records: Vec<Raw<'_>> = block.records().collect();
         assert_eq!(records.len(), 11);
         assert_eq!((records[1].offset, records[1].tag), (4096 + 6 + 46, 1));
-        assert!(records.iter().all(|raw| raw.body(&[], 0) == Ok(&body[..])));
+        assert!(records.iter().all(|raw| raw.body(|| (&[], 0)) == Ok(&body[..])));
         let empty = filling.close(false);
         assert_eq!(Block::new(&empty, 0).records().count(), 0);
     }
@@ -217,7 +228,7 @@ mod tests {
             filling.push(0, &elsewhere_at(offset));
             let octets = filling.close(false);
             let raw = Block::new(&octets, 0).records().next().unwrap();
-            raw.body(elsewhere, 4096).map(<[u8]>::to_vec)
+            raw.body(|| (elsewhere, 4096)).map(<[u8]>::to_vec)
         };
         assert_eq!(read(4096 + 16, &elsewhere), Ok(body.to_vec()));
         assert!(matches!(read(4096 + 17, &elsewhere), Err(Damage::Cut { .. } | Damage::Checksum { .. })));

@@ -1,12 +1,15 @@
 //! What many users have in common, written once: the templates of home and mail location, owner and quota.
 //!
 //! Owns the coding of classes and their numbers. Promises that a class which was read can be a user's: its templates
-//! are there, nobody is root. Never knows a single user; [`super::record`] fills in the templates.
+//! are there, nobody is root. Never knows a single user; [`super::user`] fills in the templates.
 #![forbid(unsafe_code)]
 
 use super::entry::is_reserved;
 use super::layout::{u16_at, u32_at, u64_at};
+use super::template::Template;
+use super::user::{Fields, Source};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The most classes in a table. A user who finds no room has his in the record; see [`super::layout`].
 pub(super) const CLASSES_MAX: usize = u16::MAX as usize;
@@ -54,6 +57,19 @@ impl Class {
         octets
     }
 
+    /// What users of the class have in common; `None` if a template is missing.
+    fn fields(&self, templates: &[Arc<Template>]) -> Option<Fields> {
+        let source = |number: u16| Some(Source::Template(Arc::clone(templates.get(usize::from(number))?)));
+        let home = match self.home {
+            Some(number) => Some(source(number)?),
+            None => None,
+        };
+        let mut fields = Fields::new(home, source(self.mail)?);
+        (fields.uid, fields.gid) = (self.uid, self.gid);
+        (fields.quota_bytes, fields.quota_messages) = (self.quota_bytes, self.quota_messages);
+        Some(fields)
+    }
+
     /// `None` if a flag is unknown, or a field cannot be.
     fn decode(octets: &[u8; CLASS_BYTES], templates: u32) -> Option<Self> {
         let flags = octets[0];
@@ -78,11 +94,20 @@ impl Class {
     }
 }
 
-/// Reads the class section of a table with so many templates.
+/// Reads the class section of a table with these templates.
 ///
 /// # Errors
 /// The number of the first class that is cut off or cannot be.
-pub(super) fn read_section(section: &[u8], count: u32, templates: u32) -> Result<Vec<Class>, u32> {
+pub(super) fn read_section(
+    section: &[u8],
+    count: u32,
+    templates: &[Arc<Template>],
+) -> Result<Vec<Fields>, u32> {
+    let classes = read_classes(section, count, u32::try_from(templates.len()).unwrap_or(u32::MAX))?;
+    (0..).zip(classes).map(|(number, class)| class.fields(templates).ok_or(number)).collect()
+}
+
+fn read_classes(section: &[u8], count: u32, templates: u32) -> Result<Vec<Class>, u32> {
     let (classes, _) = section.as_chunks::<CLASS_BYTES>();
     (0..count)
         .map(|number| {
@@ -152,9 +177,9 @@ mod tests {
         let other = Class { uid: None, gid: Some(8), quota_messages: Some(1), home: None, ..CLASS };
         let numbers = [CLASS, other, CLASS, CLASS].map(|class| dictionary.number(class));
         assert_eq!(numbers, [Some(0), Some(1), Some(0), Some(0)]);
-        assert_eq!(read_section(dictionary.section(), 2, 2), Ok(vec![CLASS, other]));
-        assert_eq!(read_section(dictionary.section(), 3, 2), Err(2));
-        assert_eq!(read_section(dictionary.section(), 2, 1), Err(0));
+        assert_eq!(read_classes(dictionary.section(), 2, 2), Ok(vec![CLASS, other]));
+        assert_eq!(read_classes(dictionary.section(), 3, 2), Err(2));
+        assert_eq!(read_classes(dictionary.section(), 2, 1), Err(0));
     }
 
     #[test]
@@ -164,11 +189,11 @@ mod tests {
             Class { gid: Some(u32::MAX), ..CLASS },
             Class { quota_bytes: Some(0), ..CLASS },
         ] {
-            assert_eq!(read_section(&class.encode(), 1, 2), Err(0), "{class:?}");
+            assert_eq!(read_classes(&class.encode(), 1, 2), Err(0), "{class:?}");
         }
         let mut octets = CLASS.encode();
         octets[0] |= 0x80;
-        assert_eq!(read_section(&octets, 1, 2), Err(0));
+        assert_eq!(read_classes(&octets, 1, 2), Err(0));
     }
 
     #[test]

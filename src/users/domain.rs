@@ -39,12 +39,8 @@ impl<'t> Domains<'t> {
         Some((slots.get(..count)?, usize::try_from(home(hash, count as u64)).ok()?))
     }
 
-    /// What a search for a domain with this hash reads first.
-    pub(super) fn first_read(&self, hash: u64) -> &'t [u8] {
-        self.home(hash).and_then(|(slots, first)| Some(&slots.get(first)?[..])).unwrap_or_default()
-    }
-
     /// Looks a folded domain up, which has this hash.
+    #[inline]
     pub(super) fn find(&self, hash: u64, domain: &[u8]) -> Option<Domain> {
         let (slots, first) = self.home(hash)?;
         for slot in slots[first..].iter().chain(&slots[..first]) {

@@ -10,6 +10,7 @@ use super::key::LocalPart;
 use super::layout::{BLOCK, HUGE_PAGE, LINE, PAGE, PROBE_MAX, domain_slots, hash, u32_at, u64_at};
 use super::template::TEMPLATES_MAX;
 use std::fmt;
+use std::ops::Range;
 
 /// Where a section lies, and its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,11 +25,9 @@ impl Section {
         self.offset.checked_add(self.length)
     }
 
-    /// The section's octets in the whole file; `None` if they are not all there.
-    pub(super) fn of<'t>(&self, file: &'t [u8]) -> Option<&'t [u8]> {
-        let from = usize::try_from(self.offset).ok()?;
-        let to = usize::try_from(self.end()?).ok()?;
-        file.get(from..to)
+    /// Its place in memory; `None` if it is not there.
+    pub(super) fn range(&self) -> Option<Range<usize>> {
+        Some(usize::try_from(self.offset).ok()?..usize::try_from(self.end()?).ok()?)
     }
 }
 

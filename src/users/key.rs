@@ -6,9 +6,11 @@
 
 use super::domain::Domain;
 use super::expand::expand;
-use super::record::{Damage, Record, User};
+use super::octets;
+use super::record::{Damage, Record};
 use super::table::{Table, Want};
 use super::template::split;
+use super::user::User;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -44,23 +46,26 @@ impl Rules {
     }
 
     /// Cuts the detail off: at the first delimiter that is not the local part's first character.
+    #[inline]
     pub fn split_detail<'a>(&self, local: &'a str) -> (&'a str, Option<&'a str>) {
-        let delimiters = self.recipient_delimiter.as_bytes();
-        let at = match delimiters {
+        let at = match self.recipient_delimiter.as_bytes() {
             [] => None,
-            [delimiter] => memchr::memchr_iter(*delimiter, local.as_bytes()).find(|at| *at > 0),
-            _ if delimiters.is_ascii() => {
-                let is_delimiter = |(at, octet): (usize, u8)| at > 0 && delimiters.contains(&octet);
-                local.bytes().enumerate().position(is_delimiter)
-            }
-            _ => {
-                let is_delimiter =
-                    |&(at, character): &(usize, char)| at > 0 && self.recipient_delimiter.contains(character);
-                local.char_indices().find(is_delimiter).map(|(at, _)| at)
-            }
+            [delimiter] => octets::position_behind_first(local.as_bytes(), *delimiter),
+            _ => self.first_of_several(local),
         };
         let behind = |at: usize| at + local[at..].chars().next().map_or(0, char::len_utf8);
         at.map_or((local, None), |at| (&local[..at], Some(&local[behind(at)..])))
+    }
+
+    fn first_of_several(&self, local: &str) -> Option<usize> {
+        let delimiters = self.recipient_delimiter.as_bytes();
+        if delimiters.is_ascii() {
+            let is_delimiter = |(at, octet): (usize, u8)| at > 0 && delimiters.contains(&octet);
+            return local.bytes().enumerate().position(is_delimiter);
+        }
+        let is_delimiter =
+            |&(at, character): &(usize, char)| at > 0 && self.recipient_delimiter.contains(character);
+        local.char_indices().find(is_delimiter).map(|(at, _)| at)
     }
 
     /// The address without its detail, as replies name it, whether or not there is such a user.
@@ -183,11 +188,9 @@ pub fn find<'x>(
 
 /// Whether anybody has an address in a domain; `None` if the table does not list all its domains, and not this one.
 pub fn has_domain(table: &Table, domain: &str) -> Option<bool> {
-    let mut folded = Key::new();
-    if folded.push_lower(domain).is_none() {
-        return Some(false);
-    }
-    match table.domain(folded.as_bytes()) {
+    let mut room = [0; ADDRESS_BYTES_MAX];
+    let Some(folded) = Key::of(&mut room, domain, None, LocalPart::Folded) else { return Some(false) };
+    match table.domain(folded.whole) {
         Some(_) => Some(true),
         None => table.lists_all_domains().then_some(false),
     }
@@ -196,14 +199,9 @@ pub fn has_domain(table: &Table, domain: &str) -> Option<bool> {
 /// Fetches what [`find`] will read first for a recipient, without waiting for it: for recipients who are known to
 /// come soon. Nothing but time depends on it.
 pub fn warm(table: &Table, local: &str, domain: Option<&str>, rules: &Rules) {
-    let mut key = Key::new();
-    if key.push_local(rules.split_detail(local).0, table.local_part()).is_none() {
-        return;
-    }
-    let name_length = key.length;
-    let pushed = domain.map_or(Some(()), |domain| key.push(b"@").and_then(|()| key.push_lower(domain)));
-    if pushed.is_some() {
-        table.prefetch(key.as_bytes(), domain.map(|_| &key.as_bytes()[name_length + 1..]));
+    let mut room = [0; ADDRESS_BYTES_MAX];
+    if let Some(key) = Key::of(&mut room, rules.split_detail(local).0, domain, table.local_part()) {
+        table.prefetch(key);
     }
 }
 
@@ -233,39 +231,50 @@ pub(super) fn resolve<'x>(
     domain: Option<&str>,
     rules: &Rules,
 ) -> Result<Resolved<'x>, Damage> {
+    // Room for the longest of keys takes longer to clear than a short one to fold.
+    match local.len() + domain.map_or(0, str::len) < SHORT_BYTES {
+        true => resolve_in(&mut [0; GROWTH_MAX * SHORT_BYTES], table, local, domain, rules),
+        false => resolve_in(&mut [0; ADDRESS_BYTES_MAX], table, local, domain, rules),
+    }
+}
+
+/// Most addresses have fewer octets.
+const SHORT_BYTES: usize = 64;
+/// As many octets become of one at most when a text is folded.
+const GROWTH_MAX: usize = 2;
+
+/// With room for the key.
+fn resolve_in<'x>(
+    room: &mut [u8],
+    table: &'x Table,
+    local: &'x str,
+    domain: Option<&str>,
+    rules: &Rules,
+) -> Result<Resolved<'x>, Damage> {
     let (name, detail) = rules.split_detail(local);
-    let mut main = Key::new();
-    if local.is_empty() || main.push_local(name, table.local_part()).is_none() {
-        return Ok(Resolved::UnknownUser);
-    }
-    let name_length = main.length;
-    if let Some(domain) = domain
-        && main.push(b"@").and_then(|()| main.push_lower(domain)).is_none()
-    {
-        return Ok(Resolved::UnknownUser);
-    }
-    let domain = domain.map(|_| &main.as_bytes()[name_length + 1..]);
+    let key = if local.is_empty() { None } else { Key::of(room, name, domain, table.local_part()) };
+    let Some(main) = key else { return Ok(Resolved::UnknownUser) };
     let what = |record: Record<'x>, name, detail| match record.is_alias() {
         true => Resolved::Alias(Alias { record, name, detail }),
         false => Resolved::User(record, detail),
     };
 
     let mut listed = None;
-    if let Some(domain) = domain {
-        let (hash, domain_hash) = table.prefetch(main.as_bytes(), Some(domain));
-        listed = table.domain_with(domain_hash, domain);
+    if let Some(folded) = main.domain {
+        let hash = table.prefetch(main);
+        listed = table.domain(folded);
         if listed.is_some() || !table.lists_all_domains() {
             if detail.is_some()
-                && let Some(record) = search(table, local, Some(domain), listed)?
+                && let Some(record) = search(table, local, domain, listed)?
             {
                 return Ok(what(record, local, None));
             }
-            if let Some(record) = table.search(main.as_bytes(), hash, listed, Want::Any)? {
+            if let Some(record) = table.search(main, hash, listed, Want::Any)? {
                 return Ok(what(record, name, detail));
             }
         }
     }
-    let is_local = domain.is_none_or(|domain| rules.is_local(domain));
+    let is_local = main.domain.is_none_or(|domain| rules.is_local(domain));
     // A quoted local part may hold an "@": alone it would pass for somebody else's full address.
     if is_local && !local.contains('@') {
         if detail.is_some()
@@ -278,9 +287,9 @@ pub(super) fn resolve<'x>(
         }
     }
     let may_have_catch_all = listed.map_or_else(|| !table.lists_all_domains(), |listed| listed.has_catch_all);
-    if let Some(domain) = domain
+    if domain.is_some()
         && may_have_catch_all
-        && let Some(record) = search(table, "", Some(domain), listed)?
+        && let Some(record) = search(table, "", domain, listed)?
     {
         return Ok(what(record, name, detail));
     }
@@ -290,15 +299,17 @@ pub(super) fn resolve<'x>(
     }
 }
 
-/// The record of a name in a folded domain. A name that is too long is nobody's.
+/// The record of a name in a domain. A name that is too long is nobody's.
 fn search<'t>(
     table: &'t Table,
     local: &str,
-    domain: Option<&[u8]>,
+    domain: Option<&str>,
     listed: Option<Domain>,
 ) -> Result<Option<Record<'t>>, Damage> {
-    let Some(key) = Key::of(local, domain, table.local_part()) else { return Ok(None) };
-    table.search(key.as_bytes(), table.hash(key.as_bytes()), listed, Want::Any)
+    let mut room = [0; ADDRESS_BYTES_MAX];
+    // To fold what is folded changes nothing.
+    let Some(key) = Key::of(&mut room, local, domain, table.local_part()) else { return Ok(None) };
+    table.search(key, table.hash(key.whole), listed, Want::Any)
 }
 
 /// The key under which an address is stored.
@@ -331,53 +342,97 @@ fn lower(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A key under construction, on the stack. Every push is `None` if there is no room.
-struct Key {
-    octets: [u8; ADDRESS_BYTES_MAX],
+/// A folded key, and its parts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key<'k> {
+    pub(super) whole: &'k [u8],
+    pub(super) local: &'k [u8],
+    pub(super) domain: Option<&'k [u8]>,
+}
+
+impl<'k> Key<'k> {
+    /// A key as it is stored, cut at its last `@`.
+    pub(super) fn cut(whole: &'k [u8]) -> Self {
+        Self::cut_at(whole, memchr::memrchr(b'@', whole))
+    }
+
+    fn cut_at(whole: &'k [u8], at: Option<usize>) -> Self {
+        match at.and_then(|at| whole.split_at_checked(at)) {
+            Some((local, domain)) => Self { whole, local, domain: domain.get(1..) },
+            None => Self { whole, local: whole, domain: None },
+        }
+    }
+
+    /// The key of a local part in a domain, written to `room`; `None` if it is too long.
+    #[inline]
+    fn of(room: &'k mut [u8], local: &str, domain: Option<&str>, local_part: LocalPart) -> Option<Self> {
+        let (at, length) = (local.len(), local.len() + domain.map_or(0, |domain| 1 + domain.len()));
+        let folded = match (copy(room, local, domain), local_part) {
+            (None, _) => false,
+            (Some(()), LocalPart::Folded) => {
+                octets::lower_ascii(room.as_chunks_mut().0.get_mut(..length.div_ceil(8))?)
+            }
+            (Some(()), LocalPart::Kept) => {
+                room[at..length].make_ascii_lowercase();
+                room[at..length].is_ascii()
+            }
+        };
+        match folded {
+            true => Some(Self::cut_at(&room[..length], domain.map(|_| at))),
+            false => Self::by_characters(room, local, domain, local_part),
+        }
+    }
+
+    /// The same, one character after the other.
+    #[cold]
+    fn by_characters(
+        room: &'k mut [u8],
+        local: &str,
+        domain: Option<&str>,
+        local_part: LocalPart,
+    ) -> Option<Self> {
+        let mut key = Writer { room, length: 0 };
+        match local_part {
+            LocalPart::Folded => key.push_lower(local)?,
+            LocalPart::Kept => key.push(local.as_bytes())?,
+        }
+        let at = key.length;
+        if let Some(domain) = domain {
+            key.push(b"@")?;
+            key.push_lower(domain)?;
+        }
+        let Writer { room, length } = key;
+        Some(Self::cut_at(&room[..length], domain.map(|_| at)))
+    }
+}
+
+/// Writes an address to `room`, as it is; `None` if it has no room.
+fn copy(room: &mut [u8], local: &str, domain: Option<&str>) -> Option<()> {
+    let (place, rest) = room.split_at_mut_checked(local.len())?;
+    place.copy_from_slice(local.as_bytes());
+    if let Some(domain) = domain {
+        let (at, rest) = rest.split_first_mut()?;
+        *at = b'@';
+        rest.get_mut(..domain.len())?.copy_from_slice(domain.as_bytes());
+    }
+    Some(())
+}
+
+/// Writes a key. Every push is `None` if there is no room.
+struct Writer<'k> {
+    room: &'k mut [u8],
     length: usize,
 }
 
-impl Key {
-    fn new() -> Self {
-        Self { octets: [0; ADDRESS_BYTES_MAX], length: 0 }
-    }
-
-    /// The key of a local part in a folded domain.
-    fn of(local: &str, domain: Option<&[u8]>, local_part: LocalPart) -> Option<Self> {
-        let mut key = Self::new();
-        key.push_local(local, local_part)?;
-        if let Some(domain) = domain {
-            key.push(b"@")?;
-            key.push(domain)?;
-        }
-        Some(key)
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.octets[..self.length]
-    }
-
+impl Writer<'_> {
     fn push(&mut self, octets: &[u8]) -> Option<()> {
-        let room = self.octets.get_mut(self.length..self.length + octets.len())?;
-        room.copy_from_slice(octets);
+        let place = self.room.get_mut(self.length..self.length + octets.len())?;
+        place.copy_from_slice(octets);
         self.length += octets.len();
         Some(())
     }
 
-    fn push_local(&mut self, local: &str, local_part: LocalPart) -> Option<()> {
-        match local_part {
-            LocalPart::Folded => self.push_lower(local),
-            LocalPart::Kept => self.push(local.as_bytes()),
-        }
-    }
-
     fn push_lower(&mut self, text: &str) -> Option<()> {
-        if text.is_ascii() {
-            let begin = self.length;
-            self.push(text.as_bytes())?;
-            self.octets[begin..self.length].make_ascii_lowercase();
-            return Some(());
-        }
         for character in text.chars().flat_map(char::to_lowercase) {
             self.push(character.encode_utf8(&mut [0; 4]).as_bytes())?;
         }
@@ -419,7 +474,7 @@ mod tests {
         domain: Option<&'a str>,
     ) -> Option<(&'a str, Option<&'a str>)> {
         let target = find(table, local, domain, &rules()).unwrap().found()?.target;
-        let address: &str = target.user.address.into_owned().leak();
+        let address: &str = target.user.address().to_cow().into_owned().leak();
         Some((address, target.detail))
     }
 
@@ -485,6 +540,17 @@ mod tests {
         assert_eq!(who(&table, "", None), None);
     }
 
+    #[test]
+    fn no_character_grows_beyond_the_room_of_a_short_key_when_it_is_folded() {
+        for character in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
+            let folded: usize = character.to_lowercase().map(char::len_utf8).sum();
+            assert!(folded <= GROWTH_MAX * character.len_utf8(), "{character:?}");
+        }
+        let growing = "\u{130}".repeat(SHORT_BYTES / 2 - 1);
+        let table = table(&[&growing], LocalPart::Folded);
+        assert_eq!(who(&table, &growing, None), Some((&*"i\u{307}".repeat(SHORT_BYTES / 2 - 1), None)));
+    }
+
     /// A table with users and aliases, and rules by which it was built.
     fn aliased(users: &[&str], aliases: &[(&str, &[&str])]) -> Table {
         let directory = tempfile::tempdir().unwrap();
@@ -511,8 +577,8 @@ mod tests {
         match find(table, local, domain, &rules()).unwrap() {
             Answer::Found(found) => {
                 let name = |target: &Target<'_>| match target.detail {
-                    Some(detail) => format!("{}:{detail}", target.user.address),
-                    None => target.user.address.to_string(),
+                    Some(detail) => format!("{}:{detail}", target.user.address()),
+                    None => target.user.address().to_string(),
                 };
                 found.targets().map(name).collect::<Vec<_>>().join(" ")
             }
@@ -570,7 +636,7 @@ mod tests {
         assert_eq!(all(&table, "root"), "root alice@x chain@x bob@x");
         assert_eq!(all(&table, "root+d@mx.example.org"), "root:d alice@x:d chain@x:d bob@x:d");
         // The user is what look-ups by key are for.
-        assert_eq!(table.lookup("alice@x").unwrap().unwrap().address, "alice@x");
+        assert_eq!(table.lookup("alice@x").unwrap().unwrap().address(), "alice@x");
     }
 
     #[test]

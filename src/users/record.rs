@@ -1,46 +1,19 @@
 //! One record of the heap: what the table knows about one key.
 //!
-//! Owns the coding of bodies in both directions. Promises that a [`User`] in hand is whole and his paths keep the
-//! rules. Never searches; `block` finds bodies and checks their sums.
+//! Owns the coding of bodies in both directions. Promises to read what was written, or to say that it cannot be. Never
+//! searches; `block` finds bodies and checks their sums.
 #![forbid(unsafe_code)]
 
 use super::class::{self, Class, flag};
 use super::domain::{self, Domains};
 use super::entry::{Alias, Entry, is_reserved};
 use super::layout::{Rest, put_text, put_varint};
-use super::path;
+use super::name::Name;
 use super::template::{self, Template, split};
+use super::user::{Fields, Source, User};
 use std::borrow::Cow;
 use std::fmt;
-
-/// A user as the table knows him, borrowing from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User<'t> {
-    /// The key he was found by: the full address, or a local part alone.
-    pub address: Cow<'t, str>,
-    /// His home, an absolute path. `None` only if `mail` is absolute.
-    pub home: Option<Cow<'t, str>>,
-    /// His Maildir: an absolute path, or one relative to `home`. [`User::maildir`] joins them.
-    pub mail: Cow<'t, str>,
-    /// Who owns his files, never 0; `None`: the server's own user.
-    pub uid: Option<u32>,
-    /// The group of his files, never 0; `None`: the server's own group.
-    pub gid: Option<u32>,
-    /// The most octets that his mail may have; `None`: unlimited.
-    pub quota_bytes: Option<u64>,
-    /// The most messages that he may have; `None`: unlimited.
-    pub quota_messages: Option<u64>,
-}
-
-impl User<'_> {
-    /// The absolute path of the Maildir.
-    pub fn maildir(&self) -> Cow<'_, str> {
-        match &self.home {
-            Some(home) if !self.mail.starts_with('/') => Cow::Owned(format!("{home}/{}", self.mail)),
-            _ => Cow::Borrowed(&self.mail),
-        }
-    }
-}
+use std::sync::Arc;
 
 /// A record or slot that cannot be trusted. Whose mail it is cannot be known then: the server answers 451 4.3.0
 /// for every address that leads here, never 550.
@@ -125,8 +98,8 @@ impl std::error::Error for Damage {}
 /// What records refer to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shared<'t> {
-    pub(super) classes: &'t [Class],
-    pub(super) templates: &'t [Template],
+    pub(super) classes: &'t [Fields],
+    pub(super) templates: &'t [Arc<Template>],
     pub(super) domains: Domains<'t>,
 }
 
@@ -146,6 +119,7 @@ impl<'t> Record<'t> {
     ///
     /// # Errors
     /// If it is of a later version, or the key is cut off.
+    #[inline]
     pub(super) fn parse(body: &'t [u8], offset: u64) -> Result<Self, Damage> {
         let mut rest = Rest(body);
         let kind = rest.octet().unwrap_or_default();
@@ -181,59 +155,42 @@ impl<'t> Record<'t> {
     /// # Errors
     /// If there is no such domain, or it is not UTF-8.
     pub(super) fn address(&self, shared: Shared<'t>) -> Result<Cow<'t, str>, Damage> {
-        let address = || {
-            let local = str::from_utf8(self.local).ok()?;
-            if self.domain == 0 {
-                return Some(Cow::Borrowed(local));
-            }
-            let domain = str::from_utf8(shared.domains.text(self.domain)?).ok()?;
-            let mut address = String::with_capacity(local.len() + 1 + domain.len());
-            address.push_str(local);
-            address.push('@');
-            address.push_str(domain);
-            Some(Cow::Owned(address))
-        };
-        address().ok_or_else(|| self.malformed("address"))
+        self.name(shared).map(Name::to_address)
     }
 
-    /// Everything about a user, with the templates filled in.
+    #[inline]
+    fn name(&self, shared: Shared<'t>) -> Result<Name<'t>, Damage> {
+        let name = match self.domain {
+            0 => Name::of_key(self.local),
+            number => shared.domains.text(number).and_then(|domain| Name::new(self.local, Some(domain))),
+        };
+        name.ok_or_else(|| self.malformed("address"))
+    }
+
+    /// Everything about a user.
     ///
     /// # Errors
     /// If a field is missing or impossible, or there is more than there should be.
+    #[inline]
     pub(super) fn user(&self, shared: Shared<'t>) -> Result<User<'t>, Damage> {
-        let address = self.address(shared)?;
+        let name = self.name(shared)?;
         let mut rest = self.rest;
-        let fields = match self.kind {
+        let user = match self.kind {
             KIND_USER => {
                 let number = rest.varint().and_then(|number| usize::try_from(number).ok());
                 let class = number.and_then(|number| shared.classes.get(number));
-                Fields::of_class(*class.ok_or_else(|| self.malformed("class"))?)
+                User::of_class(name, class.ok_or_else(|| self.malformed("class"))?)
             }
-            KIND_USER_WITH_CLASS => Fields::read(&mut rest).map_err(|fault| fault.damage(self.offset))?,
+            KIND_USER_WITH_CLASS => User::with_fields(name, self.fields(&mut rest, shared)?),
             _ => return Err(Damage::Unknown { offset: self.offset }),
         };
-        let expand = |path: Path<'t>| match path {
-            Path::Text(text) => str::from_utf8(text).ok().map(Cow::Borrowed),
-            Path::Template(number) => Some(shared.templates.get(usize::from(number))?.expand(&address)),
-        };
-        let home = fields.home.map(|home| {
-            expand(home).filter(|home| path::check_home(home).is_ok()).ok_or_else(|| self.malformed("home"))
-        });
-        let home = home.transpose()?;
-        let mail = expand(fields.mail).filter(|mail| path::check_location(mail).is_ok());
-        let mail = mail.ok_or_else(|| self.malformed("mail location"))?;
-        if !rest.0.is_empty() || (home.is_none() && !mail.starts_with('/')) {
-            return Err(self.malformed("length"));
-        }
-        Ok(User {
-            home,
-            mail,
-            uid: fields.uid,
-            gid: fields.gid,
-            quota_bytes: fields.quota_bytes,
-            quota_messages: fields.quota_messages,
-            address,
-        })
+        let user = user.map_err(|field| self.malformed(field))?;
+        if rest.0.is_empty() { Ok(user) } else { Err(self.malformed("length")) }
+    }
+
+    #[cold]
+    fn fields(&self, rest: &mut Rest<'t>, shared: Shared<'t>) -> Result<Fields, Damage> {
+        read_fields(rest, shared.templates).map_err(|fault| fault.damage(self.offset))
     }
 
     /// The targets of an alias.
@@ -330,23 +287,6 @@ const KIND_USER: u8 = 1;
 const KIND_ALIAS: u8 = 2;
 const KIND_USER_WITH_CLASS: u8 = 3;
 
-/// A home or mail location as it is stored.
-#[derive(Clone, Copy)]
-enum Path<'t> {
-    Template(u16),
-    Text(&'t [u8]),
-}
-
-/// What a class or a record says.
-struct Fields<'t> {
-    home: Option<Path<'t>>,
-    mail: Path<'t>,
-    uid: Option<u32>,
-    gid: Option<u32>,
-    quota_bytes: Option<u64>,
-    quota_messages: Option<u64>,
-}
-
 /// The field that cannot be; `None`: a flag of a later version.
 struct FieldFault(Option<&'static str>);
 
@@ -356,40 +296,35 @@ impl FieldFault {
     }
 }
 
-impl<'t> Fields<'t> {
-    fn of_class(class: Class) -> Self {
-        Self {
-            home: class.home.map(Path::Template),
-            mail: Path::Template(class.mail),
-            uid: class.uid,
-            gid: class.gid,
-            quota_bytes: class.quota_bytes,
-            quota_messages: class.quota_messages,
-        }
+/// The fields of a user whose class is in the record.
+fn read_fields(rest: &mut Rest<'_>, templates: &[Arc<Template>]) -> Result<Fields, FieldFault> {
+    let flags = rest.octet().ok_or(FieldFault(Some("length")))?;
+    if flags & !flag::ALL != 0 {
+        return Err(FieldFault(None));
     }
-
-    fn read(rest: &mut Rest<'t>) -> Result<Self, FieldFault> {
-        let flags = rest.octet().ok_or(FieldFault(Some("length")))?;
-        if flags & !flag::ALL != 0 {
-            return Err(FieldFault(None));
-        }
-        let given = |bit: u8| flags & bit != 0;
-        let home = given(flag::HOME).then(|| path_of(rest).ok_or(FieldFault(Some("home")))).transpose()?;
-        let mail = path_of(rest).ok_or(FieldFault(Some("mail location")))?;
-        let mut number = |bit, field| match given(bit) {
-            false => Ok(None),
-            true => rest.varint().filter(|number| *number > 0).map(Some).ok_or(FieldFault(Some(field))),
-        };
-        let [uid, gid] = [number(flag::UID, "uid")?, number(flag::GID, "gid")?];
-        let (quota_bytes, quota_messages) = (number(flag::BYTES, "quota")?, number(flag::MESSAGES, "quota")?);
-        Ok(Self { home, mail, uid: id(uid, "uid")?, gid: id(gid, "gid")?, quota_bytes, quota_messages })
-    }
+    let given = |bit: u8| flags & bit != 0;
+    let mut source = |field| source_of(rest, templates).ok_or(FieldFault(Some(field)));
+    let home = given(flag::HOME).then(|| source("home")).transpose()?;
+    let mail = source("mail location")?;
+    let mut number = |bit, field| match given(bit) {
+        false => Ok(None),
+        true => rest.varint().filter(|number| *number > 0).map(Some).ok_or(FieldFault(Some(field))),
+    };
+    let [uid, gid] = [number(flag::UID, "uid")?, number(flag::GID, "gid")?];
+    let (quota_bytes, quota_messages) = (number(flag::BYTES, "quota")?, number(flag::MESSAGES, "quota")?);
+    let mut fields = Fields::new(home, mail);
+    (fields.uid, fields.gid) = (id(uid, "uid")?, id(gid, "gid")?);
+    (fields.quota_bytes, fields.quota_messages) = (quota_bytes, quota_messages);
+    Ok(fields)
 }
 
-fn path_of<'t>(rest: &mut Rest<'t>) -> Option<Path<'t>> {
+fn source_of(rest: &mut Rest<'_>, templates: &[Arc<Template>]) -> Option<Source> {
     match rest.varint()? {
-        0 => rest.text().map(Path::Text),
-        number => u16::try_from(number - 1).ok().map(Path::Template),
+        0 => Some(Source::Text(str::from_utf8(rest.text()?).ok()?.into())),
+        number => {
+            let template = templates.get(usize::try_from(number - 1).ok()?)?;
+            Some(Source::Template(Arc::clone(template)))
+        }
     }
 }
 
@@ -422,8 +357,7 @@ mod tests {
         let templates = &dictionaries.templates;
         let templates = template::read_section(templates.section(), count(templates.len())).unwrap();
         let classes = &dictionaries.classes;
-        let classes =
-            class::read_section(classes.section(), count(classes.len()), count(templates.len())).unwrap();
+        let classes = class::read_section(classes.section(), count(classes.len()), &templates).unwrap();
         let slots = dictionaries.domains.slots(&[0; 16]);
         let domains = Domains {
             section: dictionaries.domains.section(),
@@ -432,7 +366,7 @@ mod tests {
         };
         let shared = Shared { classes: &classes, templates: &templates, domains };
         let user = Record::parse(body, OFFSET)?.user(shared)?;
-        Ok(format!("{} {}", user.address, user.maildir()))
+        Ok(format!("{} {}", user.address(), user.maildir()))
     }
 
     fn full_templates() -> Dictionaries {

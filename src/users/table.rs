@@ -7,20 +7,23 @@
 #![forbid(unsafe_code)]
 
 use super::block::{Block, Raw, may_hold};
-use super::class::{self, Class};
+use super::class;
 use super::domain::{Domain, Domains};
 use super::header::{Header, HeaderFault, SECTIONS, Which};
-use super::key::LocalPart;
+use super::key::{Key, LocalPart};
 use super::layout::{BLOCK, BLOCK_ROOM, LINE, home, tag};
-use super::record::{Damage, Record, Shared, User};
+use super::record::{Damage, Record, Shared};
 use super::template::{self, Template};
+use super::user::{Fields, User};
 use crate::sys::cpu::prefetch;
 use crate::sys::mmap::{Keep, Mapping};
 use crate::sys::pace;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open table. Immutable, so all workers may share one; it lives on if a new one is renamed over it.
 #[derive(Debug)]
@@ -30,8 +33,10 @@ pub struct Table {
     /// A copy of the file up to its elsewhere section: one octet and a half for each address.
     head: Option<Mapping>,
     header: Header,
-    templates: Vec<Template>,
-    classes: Vec<Class>,
+    /// Where the sections are, in their order.
+    ranges: [Range<usize>; SECTIONS.len()],
+    templates: Vec<Arc<Template>>,
+    classes: Vec<Fields>,
 }
 
 /// What a search is for.
@@ -85,14 +90,18 @@ impl Table {
     /// # Errors
     /// If a record that could be the one is damaged.
     pub fn lookup(&self, key: impl AsRef<[u8]>) -> Result<Option<User<'_>>, Damage> {
-        let key = key.as_ref();
-        let domain = memchr::memrchr(b'@', key).map(|at| &key[at + 1..]);
-        let (hash, domain_hash) = self.prefetch(key, domain);
-        let domain = domain.and_then(|domain| self.domain_with(domain_hash, domain));
-        match self.search(key, hash, domain, Want::User)? {
+        match self.search_stored(key.as_ref(), Want::User)? {
             Some(record) => self.user(&record).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The record of a key as it is stored.
+    pub(super) fn search_stored(&self, key: &[u8], want: Want) -> Result<Option<Record<'_>>, Damage> {
+        let key = Key::cut(key);
+        let hash = self.prefetch(key);
+        let domain = key.domain.and_then(|domain| self.domain(domain));
+        self.search(key, hash, domain, want)
     }
 
     /// All users, in the order of the hashes of their keys.
@@ -132,6 +141,11 @@ impl Table {
         self.header.users == 0
     }
 
+    /// Octets of all that a look-up may have to fetch from memory.
+    pub fn heap_bytes(&self) -> u64 {
+        self.header.section(Which::Heap).length
+    }
+
     /// The figures of the header.
     pub fn shape(&self) -> Shape {
         let header = &self.header;
@@ -162,14 +176,15 @@ impl Table {
         // "No such user" bounces mail. It is said by what is here, which no writer can change any more.
         let copy = || Mapping::copy_of(mapping.get(..before).unwrap_or_default()).map_err(TableFault::Open);
         let head = if mapping.is_own() { None } else { Some(copy()?) };
-        let mut table =
-            Self { path: path.to_owned(), mapping, head, header, templates: Vec::new(), classes: Vec::new() };
+        let ranges = header.sections.map(|section| section.range().unwrap_or_default());
+        let (path, templates, classes) = (path.to_owned(), Vec::new(), Vec::new());
+        let mut table = Self { path, mapping, head, header, ranges, templates, classes };
         for which in [Which::Classes, Which::Templates, Which::Domains, Which::DomainSlots, Which::Filter] {
             table.check_section(which)?;
         }
         table.templates = template::read_section(table.octets(Which::Templates), header.templates)
             .map_err(|number| TableFault::Template { number })?;
-        table.classes = class::read_section(table.octets(Which::Classes), header.classes, header.templates)
+        table.classes = class::read_section(table.octets(Which::Classes), header.classes, &table.templates)
             .map_err(|number| TableFault::Class { number })?;
         Ok(table)
     }
@@ -187,28 +202,19 @@ impl Table {
         self.header.hash(key)
     }
 
-    /// Fetches what a search reads, without waiting for it: the line of the filter, the domain's slot, and the block,
-    /// though a stranger needs none: looking up its page takes no longer than the filter's line needs to come.
-    /// Returns the hashes of key and domain.
-    pub(super) fn prefetch(&self, key: &[u8], domain: Option<&[u8]>) -> (u64, u64) {
-        let domain_hash = domain.map_or(0, |domain| self.hash(domain));
-        if domain.is_some() {
-            prefetch(self.domains().first_read(domain_hash));
-        }
-        let hash = self.hash(key);
-        prefetch(self.filter_line(hash));
+    /// Fetches what a search reads, without waiting for it: the line of the filter, and the block, though a stranger
+    /// needs none: looking up its page takes no longer than the filter's line needs to come. Meanwhile the key's domain
+    /// can be looked up. Returns the key's hash.
+    pub(super) fn prefetch(&self, key: Key<'_>) -> u64 {
+        let hash = self.hash(key.whole);
+        prefetch(self.filter_line(hash).map_or(&[], |line| &line[..]));
         prefetch(self.block_at(home(hash, self.header.home_blocks)).map_or(&[], |(octets, _)| &octets[..]));
-        (hash, domain_hash)
+        hash
     }
 
     /// A folded domain, if it is in the list.
     pub(super) fn domain(&self, domain: &[u8]) -> Option<Domain> {
-        self.domain_with(self.hash(domain), domain)
-    }
-
-    /// The same, if its hash is known.
-    pub(super) fn domain_with(&self, hash: u64, domain: &[u8]) -> Option<Domain> {
-        self.domains().find(hash, domain)
+        self.domains().find(self.hash(domain), domain)
     }
 
     /// Whether a domain that is not in the list has no keys.
@@ -219,18 +225,18 @@ impl Table {
     /// The record of a key whose hash and domain are these.
     pub(super) fn search(
         &self,
-        key: &[u8],
+        key: Key<'_>,
         hash: u64,
         domain: Option<Domain>,
         want: Want,
     ) -> Result<Option<Record<'_>>, Damage> {
-        if !may_hold(self.filter_line(hash), hash) {
+        if self.filter_line(hash).is_some_and(|line| !may_hold(line, hash)) {
             return Ok(None);
         }
-        let (domain, local) = match (domain, memchr::memrchr(b'@', key)) {
-            (Some(domain), Some(at)) => (domain.number, &key[..at]),
+        let (domain, local) = match (domain, key.domain) {
+            (Some(domain), Some(_)) => (domain.number, key.local),
             (None, Some(_)) if self.header.lists_all_domains => return Ok(None),
-            _ => (0, key),
+            _ => (0, key.whole),
         };
         for block in self.blocks_of(hash) {
             for raw in block.records().filter(|raw| raw.tag == tag(hash)) {
@@ -258,22 +264,25 @@ impl Table {
     }
 
     fn block_at(&self, number: u64) -> Option<(&[u8; BLOCK], u64)> {
-        let start = usize::try_from(number).ok()?.checked_mul(BLOCK)?;
-        let octets = self.octets(Which::Heap).get(start..)?.first_chunk()?;
-        Some((octets, self.header.section(Which::Heap).offset + start as u64))
+        let (blocks, _) = self.octets(Which::Heap).as_chunks();
+        let octets = blocks.get(usize::try_from(number).ok()?)?;
+        Some((octets, self.header.section(Which::Heap).offset + number * BLOCK as u64))
     }
 
-    fn filter_line(&self, hash: u64) -> &[u8] {
-        let start = usize::try_from(home(hash, self.header.filter_lines)).unwrap_or_default() * LINE;
-        self.octets(Which::Filter).get(start..start + LINE).unwrap_or_default()
+    /// There always is one.
+    fn filter_line(&self, hash: u64) -> Option<&[u8; LINE]> {
+        let (lines, _) = self.octets(Which::Filter).as_chunks();
+        lines.get(usize::try_from(home(hash, self.header.filter_lines)).ok()?)
     }
 
+    #[inline]
     pub(super) fn record<'t>(&'t self, raw: Raw<'t>) -> Result<Record<'t>, Damage> {
-        let elsewhere = self.header.section(Which::Elsewhere).offset;
-        Record::parse(raw.body(self.octets(Which::Elsewhere), elsewhere)?, raw.offset)
+        let elsewhere = || (self.octets(Which::Elsewhere), self.header.section(Which::Elsewhere).offset);
+        Record::parse(raw.body(elsewhere)?, raw.offset)
     }
 
-    /// Everything about a user, with the templates filled in.
+    /// Everything about a user.
+    #[inline]
     pub(super) fn user<'t>(&'t self, record: &Record<'t>) -> Result<User<'t>, Damage> {
         record.user(self.shared())
     }
@@ -315,7 +324,7 @@ impl Table {
             Which::Elsewhere | Which::Heap => &self.mapping,
             _ => self.head.as_ref().unwrap_or(&self.mapping),
         };
-        self.header.section(which).of(source).unwrap_or_default()
+        source.get(self.ranges[which as usize].clone()).unwrap_or_default()
     }
 
     /// Octets between the sections; see [`super::layout`].
@@ -555,13 +564,13 @@ mod tests {
             for key in twin.keys().chain(&strangers) {
                 let found = table.lookup(key).unwrap().map(|user| Entry {
                     line: 0,
-                    address: user.address.into_owned(),
-                    home: user.home.as_deref().map(str::to_owned),
-                    mail: user.mail.to_string(),
-                    uid: user.uid,
-                    gid: user.gid,
-                    quota_bytes: user.quota_bytes,
-                    quota_messages: user.quota_messages,
+                    address: user.address().to_string(),
+                    home: user.home().map(|home| home.to_string()),
+                    mail: user.mail().to_string(),
+                    uid: user.uid(),
+                    gid: user.gid(),
+                    quota_bytes: user.quota_bytes(),
+                    quota_messages: user.quota_messages(),
                 });
                 prop_assert_eq!(found.as_ref(), twin.get(key));
             }

@@ -1,12 +1,17 @@
 //! Paths that many users share, written once with `%u`, `%n` and `%d` in them.
 //!
 //! Owns finding, storing and expanding templates. Promises that a path which was turned into a template for an
-//! address expands to the same octets for it. Never decides what is a good path: [`super::path`] does.
+//! address expands to the same octets for it. Never decides what is a good path:
+//! [`super::path`] does; but for which addresses a template is one, is found out once and not for each of them.
 #![forbid(unsafe_code)]
 
 use super::layout::u16_at;
+use super::name::Name;
+use super::path::{self, PATH_BYTES_MAX, PathFault};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 
 /// The most templates in a table: what sixteen bits can name. A path that finds no room is written in its record.
 pub(super) const TEMPLATES_MAX: usize = u16::MAX as usize;
@@ -50,19 +55,44 @@ pub(super) fn split(address: &str) -> (&str, Option<&str>) {
 
 /// A template that was read from a table and is well formed.
 #[derive(Debug)]
-pub(super) enum Template {
-    /// Without variables.
-    Plain(Box<str>),
-    Parts(Vec<Part>),
+pub(super) struct Template {
+    parts: Box<[Part]>,
+    as_home: Reach,
+    as_location: Reach,
 }
 
 /// A piece of a template.
 #[derive(Debug)]
-pub(super) enum Part {
+enum Part {
     Text(Box<str>),
     Address,
     Name,
     Domain,
+}
+
+/// For whom paths keep the rules for certain: users with plain names ([`Name::is_plain`]) that are not too long. The
+/// paths of all others must be judged one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reach {
+    address_bytes_max: usize,
+    needs_domain: bool,
+}
+
+impl Reach {
+    pub(super) const NOBODY: Self = Self { address_bytes_max: 0, needs_domain: true };
+
+    #[inline]
+    pub(super) fn covers(self, name: Name<'_>) -> bool {
+        name.is_plain() && name.len() <= self.address_bytes_max && (name.has_domain() || !self.needs_domain)
+    }
+
+    /// Who is in reach of both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            address_bytes_max: self.address_bytes_max.min(other.address_bytes_max),
+            needs_domain: self.needs_domain || other.needs_domain,
+        }
+    }
 }
 
 impl Template {
@@ -72,41 +102,117 @@ impl Template {
         while let Some((before, after)) = rest.split_once('%') {
             literal.push_str(before);
             let variable = match after.as_bytes().first()? {
-                b'u' => Part::Address,
-                b'n' => Part::Name,
-                b'd' => Part::Domain,
-                b'%' => Part::Text("%".into()),
+                b'u' => Some(Part::Address),
+                b'n' => Some(Part::Name),
+                b'd' => Some(Part::Domain),
+                b'%' => None,
                 _ => return None,
             };
-            parts.push(Part::Text(std::mem::take(&mut literal).into()));
-            parts.push(variable);
+            match variable {
+                Some(variable) => {
+                    parts.push(Part::Text(std::mem::take(&mut literal).into()));
+                    parts.push(variable);
+                }
+                None => literal.push('%'),
+            }
             rest = &after[1..];
         }
         literal.push_str(rest);
-        if parts.is_empty() {
-            return Some(Self::Plain(literal.into()));
-        }
         parts.push(Part::Text(literal.into()));
-        Some(Self::Parts(parts))
+        let (as_home, as_location) = (reach(&parts, path::check_home), reach(&parts, path::check_location));
+        Some(Self { parts: parts.into(), as_home, as_location })
+    }
+
+    /// For whom it is a home for certain.
+    pub(super) fn reach_as_home(&self) -> Reach {
+        self.as_home
+    }
+
+    /// For whom it is a mail location for certain.
+    pub(super) fn reach_as_location(&self) -> Reach {
+        self.as_location
+    }
+
+    /// Whether the path for this user begins with a slash.
+    pub(super) fn is_absolute_for(&self, name: Name<'_>) -> bool {
+        let mut pieces = self.parts.iter().map(|part| part.first_octet(name));
+        pieces.find_map(|octet| octet) == Some(b'/')
+    }
+
+    /// Octets of the path for one user.
+    pub(super) fn len_for(&self, name: Name<'_>) -> usize {
+        let domain = || name.domain().map_or(0, str::len);
+        let lengths = self.parts.iter().map(|part| match part {
+            Part::Text(text) => text.len(),
+            Part::Address => name.len(),
+            Part::Name => name.local().len(),
+            Part::Domain => domain(),
+        });
+        lengths.sum()
+    }
+
+    /// Writes the path for one user.
+    pub(super) fn write_to(&self, name: Name<'_>, out: &mut impl fmt::Write) -> fmt::Result {
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => out.write_str(text)?,
+                Part::Address => name.write_to(out)?,
+                Part::Name => out.write_str(name.local())?,
+                Part::Domain => out.write_str(name.domain().unwrap_or_default())?,
+            }
+        }
+        Ok(())
     }
 
     /// The path for one user. Allocates only if there is a variable in it.
-    pub(super) fn expand(&self, address: &str) -> Cow<'_, str> {
-        let parts = match self {
-            Self::Plain(text) => return Cow::Borrowed(text),
-            Self::Parts(parts) => parts,
-        };
-        let (name, domain) = split(address);
-        let mut path = String::with_capacity(2 * address.len() + 32);
-        for part in parts {
-            path.push_str(match part {
-                Part::Text(text) => text,
-                Part::Address => address,
-                Part::Name => name,
-                Part::Domain => domain.unwrap_or_default(),
-            });
+    pub(super) fn expand(&self, name: Name<'_>) -> Cow<'_, str> {
+        if let [Part::Text(text)] = &*self.parts {
+            return Cow::Borrowed(text);
         }
+        let mut path = String::with_capacity(self.len_for(name));
+        self.write_to(name, &mut path).expect("a string takes every text");
         Cow::Owned(path)
+    }
+}
+
+impl Part {
+    /// `None` if it is nothing for this user.
+    fn first_octet(&self, name: Name<'_>) -> Option<u8> {
+        let text = match self {
+            Self::Text(text) => text,
+            Self::Address if name.local().is_empty() => "@",
+            Self::Address | Self::Name => name.local(),
+            Self::Domain => name.domain().unwrap_or_default(),
+        };
+        text.as_bytes().first().copied()
+    }
+}
+
+/// A path in which every variable is a whole component keeps the rules for all plain addresses if it does for one, as
+/// long as it is not too long.
+fn reach(parts: &[Part], check: fn(&str) -> Result<(), PathFault>) -> Reach {
+    let (mut sample, mut variables, mut text_bytes) = (String::new(), 0, 0);
+    for (n, part) in parts.iter().enumerate() {
+        let Part::Text(text) = part else {
+            variables += 1;
+            sample.push('x');
+            continue;
+        };
+        let is_parted_before = n == 0 || text.starts_with('/') || n + 1 == parts.len() && text.is_empty();
+        let is_parted_behind = n + 1 == parts.len() || text.ends_with('/') || n == 0 && text.is_empty();
+        if !is_parted_before || !is_parted_behind {
+            return Reach::NOBODY;
+        }
+        text_bytes += text.len();
+        sample.push_str(text);
+    }
+    let room = PATH_BYTES_MAX.checked_sub(text_bytes + 1);
+    match (check(&sample), room) {
+        (Ok(()), Some(room)) => Reach {
+            address_bytes_max: room.checked_div(variables).unwrap_or(usize::MAX),
+            needs_domain: parts.iter().any(|part| matches!(part, Part::Domain)),
+        },
+        _ => Reach::NOBODY,
     }
 }
 
@@ -115,12 +221,12 @@ impl Template {
 /// # Errors
 /// The number of the first template that is cut off, not UTF-8 or has an unknown variable; `count` if there is
 /// anything but zeroes behind the last one.
-pub(super) fn read_section(section: &[u8], count: u32) -> Result<Vec<Template>, u32> {
+pub(super) fn read_section(section: &[u8], count: u32) -> Result<Vec<Arc<Template>>, u32> {
     let mut templates = Vec::new();
     let mut rest = section;
     for number in 0..count {
         let (template, after) = read_one(rest).ok_or(number)?;
-        templates.push(template);
+        templates.push(Arc::new(template));
         rest = after;
     }
     if rest.iter().all(|octet| *octet == 0) { Ok(templates) } else { Err(count) }
@@ -235,7 +341,10 @@ mod tests {
             let mut written = String::new();
             write(&mut written, &path, &address);
             let template = Template::parse(&written).unwrap();
-            prop_assert_eq!(template.expand(&address), path);
+            let name = Name::of_key(address.as_bytes()).unwrap();
+            prop_assert_eq!(template.len_for(name), path.len());
+            prop_assert_eq!(template.is_absolute_for(name), path.starts_with('/'));
+            prop_assert_eq!(template.expand(name), path);
         }
     }
 }

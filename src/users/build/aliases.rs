@@ -12,7 +12,6 @@ use crate::users::expand::troubles;
 use crate::users::key::Rules;
 use crate::users::layout::Rest;
 use crate::users::table::{Table, Want};
-use crate::users::template::split;
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
@@ -67,8 +66,7 @@ fn check_one(
     conflicts: &mut Vec<Conflict>,
 ) -> Result<(), BuildError> {
     let address = String::from_utf8_lossy(key);
-    let domain = split(&address).1.and_then(|domain| table.domain(domain.as_bytes()));
-    let found = table.search(key, table.hash(key), domain, Want::Any).map_err(BuildError::Damaged)?;
+    let found = table.search_stored(key, Want::Any).map_err(BuildError::Damaged)?;
     let Some(record) = found.filter(crate::users::record::Record::is_alias) else { return Ok(()) };
     for trouble in troubles(table, rules, record, &address).map_err(BuildError::Damaged)? {
         conflicts.push(Conflict::Alias { line, address: address.clone().into_owned(), trouble });

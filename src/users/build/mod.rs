@@ -506,6 +506,6 @@ mod tests {
         write(&path, OPTIONS, [&unlimited]).unwrap();
         let table = Table::open(&path).unwrap();
         let user = table.lookup("alice@x").unwrap().unwrap();
-        assert_eq!((user.quota_bytes, user.quota_messages), (None, None));
+        assert_eq!((user.quota_bytes(), user.quota_messages()), (None, None));
     }
 }

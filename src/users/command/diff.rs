@@ -6,9 +6,10 @@
 #![forbid(unsafe_code)]
 
 use super::{DIFFERENT, Failure, OK, progress_bar, report};
-use crate::users::record::{Damage, User};
+use crate::users::record::Damage;
 use crate::users::show::to_json;
 use crate::users::table::{Table, Want};
+use crate::users::user::User;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -157,11 +158,10 @@ impl Said<'_> {
     /// What another table says of the same user or alias.
     fn look_up<'t>(&self, table: &'t Table) -> Result<Option<Said<'t>>, Damage> {
         let address = match self {
-            Self::User(user) => return Ok(table.lookup(&*user.address)?.map(Said::User)),
+            Self::User(user) => return Ok(table.lookup(&*user.address().to_cow())?.map(Said::User)),
             Self::Alias(address, _) => address.as_bytes(),
         };
-        let domain = memchr::memrchr(b'@', address).and_then(|at| table.domain(&address[at + 1..]));
-        match table.search(address, table.hash(address), domain, Want::Any)? {
+        match table.search_stored(address, Want::Any)? {
             Some(record) if record.is_alias() => {
                 Ok(Some(Said::Alias(table.address(&record)?.into_owned().into(), record.targets()?)))
             }
@@ -172,7 +172,7 @@ impl Said<'_> {
     /// As text, which tells aliases from users.
     fn name(&self) -> String {
         match self {
-            Self::User(user) => user.address.to_string(),
+            Self::User(user) => user.address().to_string(),
             Self::Alias(address, _) => format!("{address} (alias)"),
         }
     }
@@ -180,12 +180,12 @@ impl Said<'_> {
     fn fields(&self) -> Vec<(&'static str, Value)> {
         match self {
             Self::User(user) => vec![
-                ("home", json!(user.home)),
-                ("mail", json!(user.mail)),
-                ("uid", json!(user.uid)),
-                ("gid", json!(user.gid)),
-                ("quota_bytes", json!(user.quota_bytes)),
-                ("quota_messages", json!(user.quota_messages)),
+                ("home", json!(user.home().map(|home| home.to_string()))),
+                ("mail", json!(user.mail().to_string())),
+                ("uid", json!(user.uid())),
+                ("gid", json!(user.gid())),
+                ("quota_bytes", json!(user.quota_bytes())),
+                ("quota_messages", json!(user.quota_messages())),
             ],
             Self::Alias(_, targets) => vec![("targets", json!(targets))],
         }
@@ -235,7 +235,7 @@ impl Change<'_> {
             Self::Changed(_, said) => ("changed", said),
         };
         let mut object = match said {
-            Said::User(user) => json!({ "change": change, "address": user.address }),
+            Said::User(user) => json!({ "change": change, "address": user.address().to_string() }),
             Said::Alias(address, _) => json!({ "change": change, "alias": address }),
         };
         match self {

@@ -29,7 +29,7 @@ pub(super) fn dump(path: &Path, as_json: bool, out: &mut impl Write) -> Result<u
         } else {
             report(&format_args!(
                 "{}: a passwd-file has no way to write this user; use --json",
-                user.address.escape_debug()
+                user.address().to_cow().escape_debug()
             ));
             code = code.max(FAILED);
         }

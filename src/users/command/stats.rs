@@ -16,9 +16,9 @@ pub(super) fn stats(path: &Path, as_json: bool, out: &mut impl Write) -> Result<
     let (mut owned, mut limited, mut address_bytes) = (0_u64, 0_u64, 0_u64);
     for user in table.users() {
         let user = user.map_err(|damage| Failure::Damage(path.to_owned(), damage))?;
-        owned += u64::from(user.uid.is_some());
-        limited += u64::from(user.quota_bytes.is_some() || user.quota_messages.is_some());
-        address_bytes += user.address.len() as u64;
+        owned += u64::from(user.uid().is_some());
+        limited += u64::from(user.quota_bytes().is_some() || user.quota_messages().is_some());
+        address_bytes += user.address().len() as u64;
     }
     let per_user = |bytes: u64| bytes as f64 / shape.users.max(1) as f64;
     let per_address = |bytes: u64| bytes as f64 / (shape.users + shape.aliases).max(1) as f64;

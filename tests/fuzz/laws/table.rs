@@ -168,7 +168,7 @@ fn open(bytes: &[u8], recipients: &[(&str, Option<&str>)]) {
         match user {
             Ok(user) => {
                 deliverable(&user);
-                let found = table.lookup(&*user.address);
+                let found = table.lookup(&*user.address().to_cow());
                 if flaws.is_empty() {
                     assert_eq!(found, Ok(Some(user)), "a table without a flaw answers every look-up");
                 }
@@ -195,7 +195,9 @@ fn open(bytes: &[u8], recipients: &[(&str, Option<&str>)]) {
 /// A user who is read is one who could have been written, but for his address: he was found by it, so what it says
 /// is what the client said.
 fn deliverable(user: &User<'_>) {
-    assert!(user.maildir().starts_with('/'));
+    let maildir = user.maildir().to_string();
+    assert!(maildir.starts_with('/'));
+    assert_eq!(maildir.len(), user.maildir().len());
     let fault = entry_of(user).check().err();
     let of_address = [EntryFault::AddressPart, EntryFault::AddressControl, EntryFault::AddressLong]
         .map(Some)
@@ -206,13 +208,13 @@ fn deliverable(user: &User<'_>) {
 fn entry_of(user: &User<'_>) -> Entry {
     Entry {
         line: 0,
-        address: user.address.clone().into_owned(),
-        home: user.home.as_ref().map(|home| home.clone().into_owned()),
-        mail: user.mail.clone().into_owned(),
-        uid: user.uid,
-        gid: user.gid,
-        quota_bytes: user.quota_bytes,
-        quota_messages: user.quota_messages,
+        address: user.address().to_string(),
+        home: user.home().map(|home| home.to_string()),
+        mail: user.mail().to_string(),
+        uid: user.uid(),
+        gid: user.gid(),
+        quota_bytes: user.quota_bytes(),
+        quota_messages: user.quota_messages(),
     }
 }
 
@@ -313,15 +315,7 @@ fn read_entry(input: &mut Input<'_>) -> Entry {
 }
 
 fn user_of(entry: &Entry) -> User<'_> {
-    User {
-        address: entry.address.as_str().into(),
-        home: entry.home.as_deref().filter(|home| !home.is_empty()).map(Into::into),
-        mail: entry.mail.as_str().into(),
-        uid: entry.uid,
-        gid: entry.gid,
-        quota_bytes: entry.quota_bytes.filter(|limit| *limit > 0),
-        quota_messages: entry.quota_messages.filter(|limit| *limit > 0),
-    }
+    User::of_entry(entry).expect("what was built is good")
 }
 
 /// Looks for a recipient as the server does, and in the model as it is described. In a table that is not `whole` an
