@@ -59,7 +59,6 @@ impl LineEnds {
 /// Lanes of one octet each are summed side by side, which the compiler turns into vector code: 255 rounds at most,
 /// or a lane would overflow.
 fn count_within(bytes: &[u8]) -> (u64, u64) {
-    const LANES: usize = 32;
     let mut line_feeds = u64::from(bytes.first() == Some(&b'\n'));
     let mut pairs = 0;
     let Some(after) = bytes.get(1..) else {
@@ -78,8 +77,8 @@ fn count_within(bytes: &[u8]) -> (u64, u64) {
                 pair_lanes[lane] += line_feed & u8::from(before[lane] == b'\r');
             }
         }
-        line_feeds += line_feed_lanes.iter().map(|&n| u64::from(n)).sum::<u64>();
-        pairs += pair_lanes.iter().map(|&n| u64::from(n)).sum::<u64>();
+        line_feeds += sum(&line_feed_lanes);
+        pairs += sum(&pair_lanes);
         for (before, after) in before_rest.iter().zip(after_rest) {
             let line_feed = *after == b'\n';
             line_feeds += u64::from(line_feed);
@@ -87,6 +86,20 @@ fn count_within(bytes: &[u8]) -> (u64, u64) {
         }
     }
     (line_feeds, pairs)
+}
+
+/// Octets that are counted side by side.
+const LANES: usize = 32;
+
+/// The sum of all lanes, eight of them at once: first in pairs, which do not overflow sixteen bits, nor do four words
+/// of them; then the product has the sum of its four pairs on top.
+fn sum(lanes: &[u8; LANES]) -> u64 {
+    const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+    const ONES: u64 = 0x0001_0001_0001_0001;
+    let (words, _) = lanes.as_chunks::<8>();
+    let words = words.iter().map(|word| u64::from_le_bytes(*word));
+    let pairs: u64 = words.map(|word| (word & EVEN) + (word >> 8 & EVEN)).sum();
+    pairs.wrapping_mul(ONES) >> 48
 }
 
 /// Converts CRLF to LF by leaving out the CR, fed piece by piece.
