@@ -213,7 +213,9 @@ fn parameters(verb: Verb, rest: &[u8]) -> Result<&str, Malformed> {
             _ => Malformed::Syntax,
         });
     };
-    if rest.starts_with(b" ") || rest.iter().any(u8::is_ascii_control) {
+    // Every octet is looked at and none ends the search, so that the compiler makes vector code of it.
+    let has_control = rest.iter().fold(false, |found, octet| found | octet.is_ascii_control());
+    if rest.starts_with(b" ") || has_control {
         return Err(match verb {
             Verb::Bdat => Malformed::ChunkSize,
             _ => Malformed::Syntax,

@@ -50,7 +50,9 @@ impl Reply {
     pub fn made(code: u16, enhanced: Option<Enhanced>, text: String) -> Self {
         assert!(enhanced.is_none_or(|enhanced| code / 100 == u16::from(enhanced.0)));
         let unclean = |character: char| character.is_control() && character != '\n';
-        let text = if text.contains(unclean) { text.replace(unclean, "?") } else { text };
+        let suspect = |octet| may_be_control(octet) & (octet != b'\n');
+        let is_unclean = any_octet(&text, suspect) && text.contains(unclean);
+        let text = if is_unclean { text.replace(unclean, "?") } else { text };
         Self { code, enhanced, text: Cow::Owned(text) }
     }
 
@@ -97,6 +99,7 @@ impl Reply {
 
     fn write_line(&self, line: &str, separator: u8, out: &mut Vec<u8>) {
         let start = out.len();
+        out.reserve(HEAD_BYTES_MAX + line.len() + b"\r\n".len());
         out.extend_from_slice(&digits(self.code));
         out.push(separator);
         if let Some(Enhanced(class, subject, detail)) = self.enhanced {
@@ -114,6 +117,9 @@ impl Reply {
     }
 }
 
+/// What stands before the text: `250 2.255.255 `.
+const HEAD_BYTES_MAX: usize = 14;
+
 /// As on the wire, without the last CRLF: for log lines.
 impl fmt::Display for Reply {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,11 +134,22 @@ impl fmt::Display for Reply {
 #[must_use]
 pub fn echo(text: &str) -> Cow<'_, str> {
     let text = cut(text, REPLY_ECHO_BYTES_MAX);
-    if text.contains(char::is_control) {
+    if any_octet(text, may_be_control) && text.contains(char::is_control) {
         Cow::Owned(text.replace(char::is_control, "?"))
     } else {
         Cow::Borrowed(text)
     }
+}
+
+/// Whether an octet may belong to a control character. Those beyond ASCII, U+0080 to U+009F, are C2 and one more octet.
+fn may_be_control(octet: u8) -> bool {
+    (octet < b' ') | (octet == 0x7f) | (octet == 0xc2)
+}
+
+/// Whether `text` has such an octet. All are looked at and none ends the search, so that the compiler makes vector code
+/// of it: nearly every text has none, and need not be decoded.
+fn any_octet(text: &str, is_such: impl Fn(u8) -> bool) -> bool {
+    text.bytes().fold(false, |found, octet| found | is_such(octet))
 }
 
 /// The longest start of `text` that has at most `bytes_max` octets and ends between characters.
@@ -145,13 +162,14 @@ fn digits(code: u16) -> [u8; 3] {
 }
 
 fn write_number(number: u8, out: &mut Vec<u8>) {
+    if number < 10 {
+        return out.push(b'0' + number);
+    }
     let [hundreds, tens, ones] = digits(u16::from(number));
     if number >= 100 {
         out.push(hundreds);
     }
-    if number >= 10 {
-        out.push(tens);
-    }
+    out.push(tens);
     out.push(ones);
 }
 
@@ -199,6 +217,18 @@ mod tests {
         assert_eq!(echo(&"x".repeat(5000)).len(), REPLY_ECHO_BYTES_MAX);
         let reply = Reply::made(250, None, "a\rb\x7f".to_owned());
         assert_eq!(wire(&reply), "250 a?b?\r\n");
+    }
+
+    #[test]
+    fn every_control_character_is_replaced_wherever_it_stands() {
+        for character in (0..=0x2ff).filter_map(char::from_u32) {
+            let text = format!("j\u{f6}rg{character}");
+            let expected = if character.is_control() { "j\u{f6}rg?" } else { text.as_str() };
+            assert_eq!(echo(&text), expected, "{character:?}");
+            if character != '\n' {
+                assert_eq!(Reply::made(250, None, text.clone()).text(), expected, "{character:?}");
+            }
+        }
     }
 
     #[test]
