@@ -405,6 +405,10 @@ impl Bell {
 
     fn ring(&self, exec: &Exec) {
         self.rings.set(self.rings.get() + 1);
+        // Every turn rings for buffers, and nearly always nobody waits for one.
+        if self.listeners.borrow().is_empty() {
+            return;
+        }
         for task in self.listeners.borrow_mut().drain(..) {
             exec.wake(task);
         }
@@ -790,14 +794,14 @@ impl Waiters {
 
 /// Runs futures of one task side by side; their results in the same order.
 pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
-    let mut results: Vec<Option<F::Output>> = running.iter().map(|_| None).collect();
+    let mut joined: Vec<Joined<F>> =
+        futures.into_iter().map(|future| Joined::Running(Box::pin(future))).collect();
     std::future::poll_fn(|context| {
         let mut waiting = false;
-        for (future, result) in running.iter_mut().zip(&mut results) {
-            if result.is_none() {
+        for one in &mut joined {
+            if let Joined::Running(future) = one {
                 match future.as_mut().poll(context) {
-                    Poll::Ready(value) => *result = Some(value),
+                    Poll::Ready(value) => *one = Joined::Over(value),
                     Poll::Pending => waiting = true,
                 }
             }
@@ -805,7 +809,17 @@ pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F:
         if waiting { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
-    results.into_iter().map(|result| result.expect("all are ready")).collect()
+    let over = joined.into_iter().map(|one| match one {
+        Joined::Over(value) => value,
+        Joined::Running(_) => unreachable!("all are over"),
+    });
+    over.collect()
+}
+
+/// One of the futures of [`join_all`].
+enum Joined<F: Future> {
+    Running(Pin<Box<F>>),
+    Over(F::Output),
 }
 
 /// Runs two futures of one task side by side, `first` polled before `second`.
