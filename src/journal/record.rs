@@ -47,7 +47,8 @@ impl RecordHead {
         payload_bytes: u64,
         payload_checksum: u32,
     ) -> Result<Self, Unrecordable> {
-        let mut bytes = vec![0; HEAD_BYTES];
+        let mut bytes = Vec::with_capacity(RECORD_HEAD_BYTES);
+        bytes.resize(HEAD_BYTES, 0);
         bytes.extend_from_slice(&payload_bytes.to_le_bytes());
         let mut count: u32 = 0;
         for recipient in recipients {
@@ -108,6 +109,9 @@ impl RecordHead {
         ((ALIGN - over) % ALIGN) as usize
     }
 }
+
+/// Enough for the head of most records: one recipient.
+const RECORD_HEAD_BYTES: usize = 1024;
 
 /// Why a message cannot be a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

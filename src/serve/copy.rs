@@ -248,7 +248,7 @@ async fn publish_one(
     outcomes: &Outcomes,
 ) {
     let outcome = match draft.publish(store, place, sizes).await {
-        Ok(name) => Outcome::Saved { file: format!("{}/new/{name}", place.directory()) },
+        Ok(name) => Outcome::Saved { file: [&*place.directory(), "/new/", &*name].concat() },
         Err(fault) => Outcome::Failed(fault),
     };
     outcomes.set(index, outcome);
@@ -265,7 +265,7 @@ async fn name_one(
     outcomes: &Outcomes,
 ) {
     let outcome = match draft.publish_recorded(store, place, name, sizes).await {
-        Ok(name) => Outcome::Saved { file: format!("{}/new/{name}", place.directory()) },
+        Ok(name) => Outcome::Saved { file: [&*place.directory(), "/new/", &*name].concat() },
         Err(fault) => Outcome::Failed(fault),
     };
     outcomes.set(index, outcome);

@@ -230,8 +230,12 @@ impl<'w> Message<'w> {
             .map(|target| {
                 let recipient = (!shares).then(|| envelope.deliveries[target.index].address);
                 let begun = early.and_then(|early| early.head(target.index));
-                let head = begun.unwrap_or_else(|| head(self.worker, envelope, recipient));
-                let sizes = self.body.sizes(HeadSize::of(&head));
+                let (head, head_size) = begun.unwrap_or_else(|| {
+                    let head = head(self.worker, envelope, recipient);
+                    let size = HeadSize::of(&head);
+                    (head, size)
+                });
+                let sizes = self.body.sizes(head_size);
                 let path = folder::together(target.mailbox.path, target.mailbox.folder);
                 Plan { target, head, sizes, name: self.worker.store.name(sizes), path }
             })
@@ -300,10 +304,10 @@ impl<'w> Message<'w> {
 }
 
 impl Early<'_> {
-    /// The trace headers of the file of recipient `index`, if there is one.
-    fn head(&self, index: usize) -> Option<Vec<u8>> {
+    /// The trace headers of the file of recipient `index`, if there is one, and what they add to its size.
+    fn head(&self, index: usize) -> Option<(Vec<u8>, HeadSize)> {
         let copies = self.copies.borrow();
-        copies.iter().find(|copy| copy.is_for(index)).map(|copy| copy.head().to_vec())
+        copies.iter().find(|copy| copy.is_for(index)).map(|copy| (copy.head().to_vec(), copy.head_size()))
     }
 
     /// The file of recipient `index`, if there is one.
