@@ -12,7 +12,7 @@ from .clients import Delivery, SmtpSource
 from .machine import Failure
 from .raw import RawLimit
 from .servers import Server
-from .workload import Cell
+from .workload import Cell, mean_bytes, parse_bytes
 
 
 @dataclass
@@ -72,6 +72,21 @@ class Contender:
             seconds = SmtpSource().deliver(self.contestant, cell, setting.mailboxes).seconds
         self.contestant.empty()
         return setting.mailboxes / seconds
+
+    def prepare(self, cell: Cell, options) -> int:
+        """Fills the mailboxes, and finds out how many messages a round of the wanted length has."""
+        rate = self.fill()
+        if options.messages:
+            return max(options.messages // cell.recipients, 1)
+        mean = mean_bytes(cell.size)
+        # What a filled file system leaves, whatever the rate: a round is removed before the next one.
+        most = parse_bytes(options.size) // 5 // ((mean + 8192) * cell.recipients)
+        slower = cell.recipients / 4 + mean / 65536 + 1
+        measured = self.round(cell, clamp(rate / slower * CALIBRATION_SECONDS, cell.connections, most))
+        if measured.seconds < CALIBRATION_SECONDS / 2:
+            # Too short to tell.
+            measured = self.round(cell, clamp(measured.messages_per_second * CALIBRATION_SECONDS, cell.connections, most))
+        return clamp(measured.messages_per_second * options.seconds, cell.connections, most)
 
     def round(self, cell: Cell, messages: int) -> Result:
         """Delivers the messages, makes sure that all are there, and removes them."""
@@ -155,6 +170,11 @@ class Contender:
             raise Failure(f"{wanted} copies were acknowledged, {count} are there")
 
 
+def clamp(messages: float, low: int, high: int) -> int:
+    return max(min(int(messages), high), min(low, high), 1)
+
+
+CALIBRATION_SECONDS = 1.0
 # Messages a second of the raw limit, before anything is known: only the length of its first round depends on it.
 FIRST_GUESS = 8000
 FILL_CONNECTIONS = 32

@@ -15,7 +15,7 @@ DOMAIN = "example.test"
 OWNER = 20001
 SENDER = "sender@example.org"
 ISP_MIX = REPOSITORY / "perf/load/mixes/isp.mix"
-UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "kb": 1000, "mb": 10**6}
+UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 1000, "mb": 10**6, "gb": 10**9}
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Cell:
 
 
 def parse_bytes(text: str) -> int:
-    digits = text.rstrip("bBiIkKmM")
+    digits = text.rstrip("bBiIkKmMgG")
     try:
         return int(float(digits) * UNITS[text[len(digits):].lower()])
     except (KeyError, ValueError):
-        raise Failure(f"{text!r} is no size: say 4KiB, 1MiB or mix") from None
+        raise Failure(f"{text!r} is no size: say 4KiB, 1MiB, 8GiB or, for messages, mix") from None
 
 
 def is_mix(size: str) -> bool:
