@@ -82,11 +82,12 @@ pub const RECOVERIES_AT_ONCE: usize = 64;
 /// Segments that a worker's journal has: one to fill while the other is made free.
 pub const JOURNAL_SEGMENTS: usize = 2;
 
-/// Who began a transaction no longer ago than this, or up to twice as long, is waited for by a batch.
+/// Who began a transaction no longer ago than this, or up to twice as long, is waited for by a batch; so is who was
+/// just answered, if it took no longer than this to begin the last one.
 pub const APPROACH_SPAN: std::time::Duration = std::time::Duration::from_millis(2);
 
-/// How long a batch waits for them, at most.
-pub const BATCH_PATIENCE: std::time::Duration = std::time::Duration::from_micros(500);
+/// How long a batch waits for them, at most: about as long as a durable write takes.
+pub const BATCH_PATIENCE: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Most bytes of one write to the journal, in whole blocks: a larger one makes those wait who come next.
 pub const BATCH_BYTES: u64 = 4 << 20;

@@ -1,7 +1,8 @@
 //! Who is about to put a message on record.
 //!
 //! A sync that covers ten messages costs what one costs that covers two, so a batch waits a little while others are
-//! on their way. A client that has been on its way for long may take longer still, and nobody waits for it.
+//! on their way: clients in a transaction, and clients that were just answered and came straight back the last time. One
+//! that has been on its way for long may take longer still, and nobody waits for it.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;

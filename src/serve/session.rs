@@ -16,6 +16,7 @@ use super::message::Message;
 use super::verdict::verdict;
 use super::worker::{Address, Worker};
 use crate::exec::{Patience, join_two};
+use crate::journal::Approach;
 use crate::limits;
 use crate::lmtp::command::RcptTo;
 use crate::lmtp::data::Scanner;
@@ -38,6 +39,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Rc<Fd>) {
         client: None,
         transactions: 0,
         idle_since: worker.exec.now(),
+        habit: Habit::default(),
         worker: &worker,
     };
     let left = session.tell().await;
@@ -55,6 +57,16 @@ struct Session<'w> {
     transactions: u64,
     /// When the last complete command came. A line that never ends does not count as activity.
     idle_since: Time,
+    habit: Habit,
+}
+
+/// When the client comes back for the next transaction. One that came straight back the last time is on its way to the
+/// journal again as soon as it was answered; of another one nothing is known before MAIL.
+#[derive(Default)]
+struct Habit {
+    answered_at: Option<Time>,
+    comes_straight_back: bool,
+    returning: Option<Approach>,
 }
 
 /// How a session ended.
@@ -239,6 +251,7 @@ impl Session<'_> {
                 let begun =
                     Envelope::new(arena, client, sender, mail.smtputf8, now, &id, self.worker.table());
                 begun.approach.set(self.worker.journal.as_ref().map(|journal| journal.approach()));
+                self.habit.is_back(now);
                 *envelope = Some(begun);
                 self.connection.queue(&reply);
             }
@@ -499,6 +512,7 @@ impl Session<'_> {
             answer(self.worker, &mut self.connection, &outcomes, envelope, bytes),
         )
         .await;
+        self.habit.was_answered(self.worker);
         sent.map_err(Left::Gone)
     }
 
@@ -525,6 +539,21 @@ impl Session<'_> {
         self.worker
             .log
             .line(format_args!("id={} peer={} disconnected: {why}", self.id, self.connection.peer));
+    }
+}
+
+impl Habit {
+    /// The client begins a transaction.
+    fn is_back(&mut self, now: Time) {
+        self.comes_straight_back = self.answered_at.is_some_and(|at| now.since(at) <= limits::APPROACH_SPAN);
+        self.returning = None;
+    }
+
+    fn was_answered(&mut self, worker: &Worker) {
+        self.answered_at = Some(worker.exec.now());
+        if self.comes_straight_back {
+            self.returning = worker.journal.as_ref().map(|journal| journal.approach());
+        }
     }
 }
 
