@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::ground::{is_root, not_run};
 
@@ -50,10 +51,18 @@ impl Mount {
         Ok(Self(path.to_owned()))
     }
 
-    /// Changes its options.
+    /// Changes its options. The server closes a file in the same call that sends the reply, on another CPU than ours, and
+    /// until it has, the file system is busy; for longer than [`CLOSES_WITHIN`] it must not be.
     pub(crate) fn remount(&self, options: &str) {
         let options = format!("remount,{options}");
-        run(Command::new("mount").args(["-o", &options]).arg(&self.0)).expect("what was mounted");
+        let begun = Instant::now();
+        loop {
+            match run(Command::new("mount").args(["-o", &options]).arg(&self.0)) {
+                Ok(_) => return,
+                Err(why) if why.contains("busy") && begun.elapsed() < CLOSES_WITHIN => {}
+                Err(why) => panic!("{}: {why}", self.0.display()),
+            }
+        }
     }
 }
 
@@ -84,6 +93,9 @@ fn is_installed(program: &str) -> bool {
     let mut folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
     folders.any(|folder| folder.join(program).is_file())
 }
+
+/// How long a file of a message that was answered may still be open.
+const CLOSES_WITHIN: Duration = Duration::from_millis(500);
 
 /// Set in the namespace: a file that shows that the test has been there.
 const INSIDE: &str = "POSTHASTE_POWERCUT_INSIDE";
