@@ -722,4 +722,17 @@ mod tests {
         assert_eq!(said(UnknownDomain::NoUser, Some("b")), no_user);
         assert_eq!(said(UnknownDomain::NoDomain, None), no_user);
     }
+
+    #[test]
+    fn a_client_comes_straight_back_when_it_begins_soon_after_its_last_answer() {
+        let mut habit = Habit::default();
+        habit.is_back(Time(0));
+        assert!(!habit.comes_straight_back, "nothing was answered yet");
+        let answered = Time(5_000_000);
+        habit.answered_at = Some(answered);
+        habit.is_back(answered.after(limits::APPROACH_SPAN));
+        assert!(habit.comes_straight_back);
+        habit.is_back(answered.after(limits::APPROACH_SPAN * 2));
+        assert!(!habit.comes_straight_back, "it was long away");
+    }
 }
