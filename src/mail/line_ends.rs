@@ -5,6 +5,7 @@
 //! each CRLF, again as ranges, again without copying. A CR or LF that stands alone is never changed.
 #![forbid(unsafe_code)]
 
+use crate::sys::cpu::with_wide_vectors;
 use memchr::memchr_iter;
 use std::ops::Range;
 
@@ -28,11 +29,9 @@ impl LineEndings {
     }
 }
 
-/// Counts of line ends over all bytes of a message, fed piece by piece.
+/// Counts the line ends of a message that are not CRLF, fed piece by piece.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LineEnds {
-    /// LFs with a CR before them.
-    pub crlf: u64,
     /// LFs with no CR before them. `W=` is the size plus this, as each would become CRLF.
     pub lone_lf: u64,
     /// The last byte counted; none at the start of the message.
@@ -45,47 +44,62 @@ impl LineEnds {
         let Some((&first, &last)) = piece.first().zip(piece.last()) else {
             return;
         };
-        let split_pair = first == b'\n' && self.last == Some(b'\r');
-        let (line_feeds, pairs) = count_within(piece);
-        let pairs = pairs + u64::from(split_pair);
-        self.crlf += pairs;
-        self.lone_lf += line_feeds - pairs;
+        let (before, after) = (&piece[..piece.len() - 1], &piece[1..]);
+        if first == b'\n' && self.last != Some(b'\r') {
+            self.lone_lf += 1;
+        }
+        // Nearly every message that arrives has none, and to look is half of counting.
+        if with_wide_vectors(|| has_lone(before, after)) {
+            self.lone_lf += with_wide_vectors(|| count_lone(before, after));
+        }
         self.last = Some(last);
     }
 }
 
-/// Line feeds in `bytes`, and pairs of CR and LF that lie wholly in it.
+/// Whether there is a LF in `after` without a CR at the same place of `before`, which is as long.
+///
+/// What stands at the end is looked at twice rather than octet by octet.
+#[inline(always)]
+fn has_lone(before: &[u8], after: &[u8]) -> bool {
+    let ends = before.last_chunk::<LANES>().zip(after.last_chunk::<LANES>());
+    let Some((before_end, after_end)) = ends else {
+        return before.iter().zip(after).any(|(before, after)| is_lone(*before, *after));
+    };
+    let mut found = [0; LANES];
+    let mut look = |before: &[u8; LANES], after: &[u8; LANES]| {
+        for lane in 0..LANES {
+            found[lane] |= u8::from(is_lone(before[lane], after[lane]));
+        }
+    };
+    before.as_chunks().0.iter().zip(after.as_chunks().0).for_each(|(before, after)| look(before, after));
+    look(before_end, after_end);
+    found != [0; LANES]
+}
+
+/// How many there are.
 ///
 /// Lanes of one octet each are summed side by side, which the compiler turns into vector code: 255 rounds at most,
 /// or a lane would overflow.
-fn count_within(bytes: &[u8]) -> (u64, u64) {
-    let mut line_feeds = u64::from(bytes.first() == Some(&b'\n'));
-    let mut pairs = 0;
-    let Some(after) = bytes.get(1..) else {
-        return (line_feeds, pairs);
-    };
-    let before = &bytes[..after.len()];
+#[inline(always)]
+fn count_lone(before: &[u8], after: &[u8]) -> u64 {
+    let mut count = 0;
     for (before, after) in before.chunks(LANES * 255).zip(after.chunks(LANES * 255)) {
         let (before_lanes, before_rest) = before.as_chunks::<LANES>();
         let (after_lanes, after_rest) = after.as_chunks::<LANES>();
-        let mut line_feed_lanes = [0_u8; LANES];
-        let mut pair_lanes = [0_u8; LANES];
+        let mut lanes = [0_u8; LANES];
         for (before, after) in before_lanes.iter().zip(after_lanes) {
             for lane in 0..LANES {
-                let line_feed = u8::from(after[lane] == b'\n');
-                line_feed_lanes[lane] += line_feed;
-                pair_lanes[lane] += line_feed & u8::from(before[lane] == b'\r');
+                lanes[lane] += u8::from(is_lone(before[lane], after[lane]));
             }
         }
-        line_feeds += sum(&line_feed_lanes);
-        pairs += sum(&pair_lanes);
-        for (before, after) in before_rest.iter().zip(after_rest) {
-            let line_feed = *after == b'\n';
-            line_feeds += u64::from(line_feed);
-            pairs += u64::from(line_feed && *before == b'\r');
-        }
+        let rest = before_rest.iter().zip(after_rest);
+        count += sum(&lanes) + rest.filter(|(before, after)| is_lone(**before, **after)).count() as u64;
     }
-    (line_feeds, pairs)
+    count
+}
+
+fn is_lone(before: u8, after: u8) -> bool {
+    (after == b'\n') & (before != b'\r')
 }
 
 /// Octets that are counted side by side.
@@ -161,9 +175,7 @@ mod tests {
     fn naive_counts(message: &[u8]) -> LineEnds {
         let mut counts = LineEnds::default();
         for &byte in message {
-            if byte == b'\n' && counts.last == Some(b'\r') {
-                counts.crlf += 1;
-            } else if byte == b'\n' {
+            if byte == b'\n' && counts.last != Some(b'\r') {
                 counts.lone_lf += 1;
             }
             counts.last = Some(byte);
@@ -234,7 +246,6 @@ mod tests {
             let message = vec![b'\n'; length];
             let counts = counted(&[&message]);
             assert_eq!(counts.lone_lf, length as u64);
-            assert_eq!(counts.crlf, 0);
         }
     }
 

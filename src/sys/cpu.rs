@@ -1,4 +1,5 @@
-//! Which CPUs this process may use, staying on one of them, and what it will read next.
+//! Which CPUs this process may use, staying on one of them, what it will read next, and instructions that not every
+//! CPU has.
 
 use std::io;
 
@@ -63,6 +64,24 @@ pub fn prefetch(octets: &[u8]) {
         #[cfg(not(target_arch = "x86_64"))]
         std::hint::black_box(line.first());
     }
+}
+
+/// Does `work` by code that may use the widest vectors of this CPU, wherever the compiler makes vector code of it and calls
+/// in it are inlined. The answer is the same.
+pub fn with_wide_vectors<T>(work: impl FnOnce() -> T) -> T {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the CPU has the instructions that the function is compiled for, as was asked just now. There is no
+        // safe way to call it from code that is compiled for all CPUs.
+        return unsafe { with_avx2(work) };
+    }
+    work()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn with_avx2<T>(work: impl FnOnce() -> T) -> T {
+    work()
 }
 
 /// CRC-32C of a text. Faster than the crate's for some tens of octets, which it takes one by one up to an aligned word

@@ -137,10 +137,8 @@ impl Naive {
 fn naive_counts(message: &[u8]) -> LineEnds {
     let mut counts = LineEnds::default();
     for byte in message {
-        match (byte, counts.last) {
-            (b'\n', Some(b'\r')) => counts.crlf += 1,
-            (b'\n', _) => counts.lone_lf += 1,
-            _ => {}
+        if *byte == b'\n' && counts.last != Some(b'\r') {
+            counts.lone_lf += 1;
         }
         counts.last = Some(*byte);
     }
