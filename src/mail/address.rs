@@ -160,7 +160,7 @@ fn domain_or_literal(input: &str) -> Result<(&str, &str), PathError> {
         return Ok(input.split_at(content.len() + "[]".len()));
     }
     let (domain, rest) = split_where_not(input, is_domain);
-    if domain.split('.').any(str::is_empty) {
+    if has_empty_label(domain) {
         return Err(PathError::Domain);
     }
     Ok((domain, rest))
@@ -174,7 +174,15 @@ pub fn is_ascii_domain(name: &str) -> bool {
     name.is_ascii() && matches!(domain_or_literal(name), Ok((_, "")))
 }
 
-fn split_where_not(input: &str, belongs: fn(char) -> bool) -> (&str, &str) {
+/// Whether there is nothing before the first dot, behind the last one, or between two of them.
+fn has_empty_label(domain: &str) -> bool {
+    let mut before = b'.';
+    let is_doubled =
+        domain.bytes().any(|octet| std::mem::replace(&mut before, octet) == b'.' && octet == b'.');
+    is_doubled || before == b'.'
+}
+
+fn split_where_not(input: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
     let end = input.find(|character| !belongs(character)).unwrap_or(input.len());
     input.split_at(end)
 }
@@ -182,7 +190,7 @@ fn split_where_not(input: &str, belongs: fn(char) -> bool) -> (&str, &str) {
 /// RFC 5322 atext, dots anywhere, and what RFC 6531 section 3.3 adds.
 fn is_dot_atom(character: char) -> bool {
     character.is_ascii_alphanumeric()
-        || "!#$%&'*+-/=?^_`{|}~.".contains(character)
+        || matches!(character, '!' | '#'..='\'' | '*' | '+' | '-' | '/' | '=' | '?' | '^'..='`' | '{'..='~' | '.')
         || is_beyond_ascii(character)
 }
 
