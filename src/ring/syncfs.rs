@@ -8,8 +8,8 @@
 //! not take the success of a later round for theirs: see [`SyncThreads::failures`].
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,7 +44,7 @@ struct Request {
 /// 5.8 for syncfs), so only one that is always open misses none.
 #[derive(Clone, Debug)]
 pub struct SyncThreads {
-    threads: Arc<Mutex<HashMap<u64, SyncThread>>>,
+    threads: Arc<Mutex<BTreeMap<u64, SyncThread>>>,
     /// Where they may run. They are started by workers, which are bound to one CPU each.
     cpus: Arc<[usize]>,
     /// How many are about to ask.
@@ -88,7 +88,7 @@ impl SyncThreads {
     /// so that workers meet at the lock only once per file system.
     pub(super) fn request(
         &self,
-        known: &mut HashMap<u64, SyncThread>,
+        known: &mut BTreeMap<u64, SyncThread>,
         device: u64,
         fd: impl AsFd,
         token: Token,
@@ -109,7 +109,7 @@ impl SyncThreads {
     /// No descriptor or thread is to be had.
     pub(super) fn failures(
         &self,
-        known: &mut HashMap<u64, SyncThread>,
+        known: &mut BTreeMap<u64, SyncThread>,
         device: u64,
         fd: impl AsFd,
     ) -> Result<u64, Errno> {
@@ -118,7 +118,7 @@ impl SyncThreads {
 
     fn thread<'k>(
         &self,
-        known: &'k mut HashMap<u64, SyncThread>,
+        known: &'k mut BTreeMap<u64, SyncThread>,
         device: u64,
         fd: impl AsFd,
     ) -> Result<&'k SyncThread, Errno> {

@@ -7,7 +7,7 @@
     reason = "submission entries carry addresses; the operation that owns the memory is kept in its slot until the last completion"
 )]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -44,13 +44,13 @@ pub struct Uring {
     buffers: BufferRing,
     closing: Closing,
     waiting: VecDeque<Submission>,
-    identities: HashMap<Owner, Rc<u16>>,
+    identities: BTreeMap<Owner, Rc<u16>>,
     /// The server's own credentials, registered like the others: the kernel lets only the very same ones
     /// link what they opened (6.10), and those of the thread change whenever it registers an owner.
     own: u16,
     link_by: LinkBy,
     sync_threads: SyncThreads,
-    sync_known: HashMap<u64, SyncThread>,
+    sync_known: BTreeMap<u64, SyncThread>,
     mailbox: Mailbox,
     answers: Receiver<Answer>,
     doorbell_count: Box<[u8; 8]>,
@@ -126,11 +126,11 @@ impl Uring {
             buffers,
             closing: Closing::default(),
             waiting: VecDeque::new(),
-            identities: HashMap::new(),
+            identities: BTreeMap::new(),
             own,
             link_by: setup.link_by,
             sync_threads: setup.sync_threads.clone(),
-            sync_known: HashMap::new(),
+            sync_known: BTreeMap::new(),
             mailbox: Mailbox { answers: sender, doorbell: Arc::new(doorbell) },
             answers,
             doorbell_count: Box::new([0; 8]),
