@@ -158,7 +158,7 @@ impl Recipient<'_> {
         }
         let name = self.name.as_bytes();
         let names_a_file = !name.is_empty() && !matches!(name, b"." | b"..");
-        if !names_a_file || name.len() > NAME_BYTES_MAX || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+        if !names_a_file || name.len() > NAME_BYTES_MAX || memchr::memchr2(b'/', 0, name).is_some() {
             return Err(Unrecordable::Name);
         }
         if self.trace.len() > TRACE_BYTES_MAX {
@@ -322,7 +322,7 @@ fn is_no_owner(id: u32) -> bool {
 }
 
 fn is_path(path: &str) -> bool {
-    path.starts_with('/') && path.len() <= PATH_BYTES_MAX && !path.contains('\0')
+    path.starts_with('/') && path.len() <= PATH_BYTES_MAX && memchr::memchr(0, path.as_bytes()).is_none()
 }
 
 const ALIGN: u64 = RECORD_ALIGN as u64;
