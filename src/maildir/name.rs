@@ -7,7 +7,6 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Makes the names of one worker.
@@ -49,26 +48,29 @@ impl NameMaker {
         let counter = self.counter.get();
         self.counter.set(counter.wrapping_add(1));
         let mut name = String::with_capacity(NUMBERS_BYTES + self.host.len());
-        let written = write!(
-            name,
-            "{}.M{}P{}Q{counter}W{}.{}",
-            at.as_secs(),
-            at.subsec_micros(),
-            self.process,
-            self.worker,
-            self.host
-        );
-        debug_assert!(written.is_ok(), "a String takes everything");
+        push(&mut name, "", at.as_secs());
+        push(&mut name, ".M", at.subsec_micros());
+        push(&mut name, "P", self.process);
+        push(&mut name, "Q", counter);
+        push(&mut name, "W", self.worker);
+        name.push('.');
+        name.push_str(&self.host);
         name
     }
 
     /// A name for `new/`.
     pub fn with_sizes(&self, wall: Duration, sizes: Sizes) -> String {
         let mut name = self.unique(wall);
-        let written = write!(name, ",S={},W={}", sizes.stored, sizes.wire);
-        debug_assert!(written.is_ok(), "a String takes everything");
+        push(&mut name, ",S=", sizes.stored);
+        push(&mut name, ",W=", sizes.wire);
         name
     }
+}
+
+/// A number behind what it is called. Formatting would take most of the time of a name.
+fn push(name: &mut String, label: &str, number: impl itoa::Integer) {
+    name.push_str(label);
+    name.push_str(itoa::Buffer::new().format(number));
 }
 
 /// Enough for all but the host, with sizes of twelve digits: the name is written without growing.

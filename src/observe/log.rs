@@ -59,6 +59,17 @@ impl Log {
         let mut text = String::with_capacity(LINE_BYTES);
         let written = text.write_fmt(line);
         debug_assert!(written.is_ok(), "a String takes everything");
+        self.send(text);
+    }
+
+    /// Logs one line that consists of these parts, likewise.
+    pub fn line_of(&self, parts: &[&str]) {
+        let mut text = String::with_capacity(LINE_BYTES);
+        parts.iter().for_each(|part| text.push_str(part));
+        self.send(text);
+    }
+
+    fn send(&self, mut text: String) {
         if may_hold_control(text.as_bytes()) && text.contains(char::is_control) {
             text = text.replace(char::is_control, "?");
         }
@@ -129,10 +140,11 @@ mod tests {
         let written = Shared::default();
         let (log, thread) = Log::to(written.clone()).expect("a thread");
         log.line(format_args!("from=<{}>", "a\r\nforged: yes"));
+        log.line_of(&["from=<", "b\nforged: yes", ">"]);
         drop(log);
         thread.join().expect("it ends with the last sender");
         let text = written.0.lock().expect("the thread is gone").clone();
-        assert_eq!(text, b"from=<a??forged: yes>\n");
+        assert_eq!(text, b"from=<a??forged: yes>\nfrom=<b?forged: yes>\n");
     }
 
     #[test]

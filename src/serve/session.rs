@@ -519,7 +519,7 @@ impl Session<'_> {
     fn transaction_id(&self) -> String {
         match self.transactions {
             1 => self.id.clone(),
-            later => format!("{}:T{later}", self.id),
+            later => [&self.id, ":T", itoa::Buffer::new().format(later)].concat(),
         }
     }
 

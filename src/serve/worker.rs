@@ -226,10 +226,24 @@ impl Worker {
             return;
         }
         let milliseconds = self.exec.now().since(envelope.started).as_millis();
-        self.log.line(format_args!(
-            "id={} from=<{}> to=<{}> user={} size={bytes} time={milliseconds}ms status=saved file={file}",
-            envelope.id, envelope.sender, recipient.address, delivery.user
-        ));
+        // Not formatted, as this is said of nearly every message.
+        let (mut size, mut time) = (itoa::Buffer::new(), itoa::Buffer::new());
+        self.log.line_of(&[
+            "id=",
+            envelope.id,
+            " from=<",
+            envelope.sender,
+            "> to=<",
+            recipient.address,
+            "> user=",
+            delivery.user,
+            " size=",
+            size.format(bytes),
+            " time=",
+            time.format(milliseconds),
+            "ms status=saved file=",
+            file,
+        ]);
     }
 
     /// Logs a message that a recipient does not get, for a reason that lies in the message.
