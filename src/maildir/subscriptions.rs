@@ -41,30 +41,48 @@ struct List<'l> {
 impl List<'_> {
     async fn add(&self, folder: &str) -> Result<(), Fault> {
         match self.open(How::Append).await {
-            Err(Fault { errno: Errno::NOENT, .. }) => match self.open(How::New).await {
+            Err(Fault { errno: Errno::NOENT, .. }) => match self.begin(folder).await {
                 // Somebody was quicker.
                 Err(Fault { errno: Errno::EXIST, .. }) => {
                     let file = self.open(How::Append).await?;
                     self.add_to(&file, folder).await
                 }
-                made => self.begin(&made?, folder).await,
+                begun => begun,
             },
             opened => self.add_to(&opened?, folder).await,
         }
     }
 
     async fn open(&self, how: How) -> Result<Rc<Fd>, Fault> {
-        let (at, path) = (Some(Rc::clone(self.maildir)), FILE.to_owned());
+        let path = if how == How::Unnamed { c"." } else { FILE };
+        let (at, path) = (Some(Rc::clone(self.maildir)), path.to_owned());
         let op = Op::Open { at, path, how, identity: self.identity.clone() };
         self.store.open(Step::OpenStored, op).await
     }
 
-    /// Writes a new list.
-    async fn begin(&self, file: &Rc<Fd>, folder: &str) -> Result<(), Fault> {
+    /// Makes a new list, which gets its name when it is whole: who found it empty would add to a list of the older kind,
+    /// and be written over.
+    async fn begin(&self, folder: &str) -> Result<(), Fault> {
         let text = [VERSION_2, &line(folder, true)].concat();
-        self.store.write(file, 0, text, &Rc::default()).await?;
-        self.settle(file).await?;
+        match self.open(How::Unnamed).await {
+            // Without such files, that may happen.
+            Err(Fault { errno: Errno::OPNOTSUPP | Errno::ISDIR, .. }) => {
+                self.write_new(&self.open(How::New).await?, text).await?;
+            }
+            opened => {
+                let file = opened?;
+                self.write_new(&file, text).await?;
+                let (into, identity) = (Rc::clone(self.maildir), self.identity.clone());
+                let op = Op::Link { file, into, name: FILE.to_owned(), identity };
+                self.store.step(Step::Publish, op).await?;
+            }
+        }
         self.settle(self.maildir).await
+    }
+
+    async fn write_new(&self, file: &Rc<Fd>, text: Vec<u8>) -> Result<(), Fault> {
+        self.store.write(file, 0, text, &Rc::default()).await?;
+        self.settle(file).await
     }
 
     async fn add_to(&self, file: &Rc<Fd>, folder: &str) -> Result<(), Fault> {
