@@ -10,11 +10,19 @@
 //! two MiB is walked over, of 128 MiB in turn, so that code, stack and allocator have left the nearer caches as well.
 //! The clock's own time, which is measured the same way, is subtracted.
 //!
+//! What a line of memory costs differs between machines, and on a shared one from hour to hour, by more than anything that
+//! a look-up could do better. So before each look-up one octet at a random place is read, of the table's own file before a hit and
+//! of as much anonymous memory as its filter takes before a miss: no look-up can be faster than that.
+//!
+//! The table is looked at in its file, as the `users` commands do it; `--keep memory` or `--keep file` makes a copy first, as the
+//! server does.
+//!
 //! `--hits` or `--misses` does ten thousand look-ups of that sort and nothing else, so that their instructions can be
 //! counted: `valgrind --tool=callgrind --toggle-collect='posthaste::users::key::find' BENCH --reuse --hits`.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "this program is made to print")]
 
+use posthaste::sys::mmap::{Keep, Mapping, Place};
 use posthaste::users::{Answer, Builder, Entry, LocalPart, Options, Rules, Table, find, warm};
 use std::hint::black_box;
 use std::io::{BufWriter, Write};
@@ -49,12 +57,18 @@ fn main() {
     if !given("--reuse") {
         build(&path, users);
     }
+    let kept = std::env::args().skip_while(|argument| argument != "--keep").nth(1);
+    let keep = kept.map(|place| Keep { place: place_named(&place, &directory), lock: false });
     let begun = Instant::now();
-    let table = Table::open(&path).expect("the table was just built");
+    let table = match &keep {
+        Some(keep) => Table::load(&path, keep),
+        None => Table::open(&path),
+    };
+    let table = table.expect("the table was just built");
     println!("open: {:.2} s", begun.elapsed().as_secs_f64());
     let samples = if given("--test") { 500 } else { SAMPLES };
     match (given("--hits"), given("--misses")) {
-        (false, false) => look_up(&table, users, samples),
+        (false, false) => look_up(&table, &memory_of(&table, keep.as_ref()), users, samples),
         (is_there, _) => repeat(&table, users, is_there),
     }
 }
@@ -114,6 +128,14 @@ fn text(number: Option<impl ToString>) -> String {
     number.map(|number| number.to_string()).unwrap_or_default()
 }
 
+fn place_named(name: &str, directory: &Path) -> Place {
+    match name {
+        "memory" => Place::Memory,
+        "file" => Place::File(directory.to_owned()),
+        other => panic!("--keep takes memory or file, not {other:?}"),
+    }
+}
+
 fn build(path: &Path, users: u64) {
     let options = Options::reproducible(LocalPart::Folded, [0x5a; 16]);
     let mut builder = Builder::create(path, options).expect("the directory is ours");
@@ -145,7 +167,19 @@ fn build(path: &Path, users: u64) {
     println!("longest probe: {} blocks", summary.longest_probe);
 }
 
-fn look_up(table: &Table, users: u64, samples: usize) {
+/// What a hit reads of, and what a miss reads of, mapped as the table maps them.
+fn memory_of(table: &Table, keep: Option<&Keep>) -> [Mapping; 2] {
+    let file = match keep {
+        Some(keep) => Mapping::own(table.path(), keep),
+        None => Mapping::open(table.path()),
+    };
+    let file = file.expect("it was just opened");
+    let filter_bytes = usize::try_from(table.shape().filter_bytes).expect("it is mapped");
+    let filter = Mapping::copy_of(&file[..filter_bytes]).expect("memory for another filter");
+    [file, filter]
+}
+
+fn look_up(table: &Table, memory: &[Mapping; 2], users: u64, samples: usize) {
     let rules = Rules::new("+", &[]);
     let drawn = |round: u64, stranger: &str| -> Vec<(String, String)> {
         (0..samples as u64)
@@ -157,11 +191,12 @@ fn look_up(table: &Table, users: u64, samples: usize) {
     drawn(1, "").iter().for_each(|(local, domain)| assert!(is_there(table, local, domain, &rules)));
 
     let mut cache = vec![1_u64; if samples < SAMPLES { 1 << 10 } else { CACHE_WORDS }];
-    for (what, stranger, expected) in [("hit", "", true), ("miss", "x", false)] {
+    for (memory, (what, stranger, expected)) in memory.iter().zip([("hit", "", true), ("miss", "x", false)]) {
         let addresses = drawn(2, stranger);
         for (how, share) in [("in a row", 1), ("in a cold server", 20)] {
             let mut times: Vec<f64> = Vec::with_capacity(samples);
             let mut clock: Vec<f64> = Vec::with_capacity(samples);
+            let mut lines: Vec<f64> = Vec::with_capacity(samples);
             for (n, (local, domain)) in addresses.iter().enumerate().take(samples / share) {
                 if share > 1 {
                     cool(&mut cache, n);
@@ -169,6 +204,10 @@ fn look_up(table: &Table, users: u64, samples: usize) {
                 touch(local, domain);
                 let begun = Instant::now();
                 clock.push(begun.elapsed().as_nanos() as f64);
+                let place = place_in(memory, n as u64);
+                let begun = Instant::now();
+                black_box(memory[place]);
+                lines.push(begun.elapsed().as_nanos() as f64);
                 let begun = Instant::now();
                 let found = is_there(table, local, domain, &rules);
                 times.push(begun.elapsed().as_nanos() as f64);
@@ -176,8 +215,11 @@ fn look_up(table: &Table, users: u64, samples: usize) {
             }
             let clock = at(&mut clock, 0.5);
             let [median, p90, p99] = [0.5, 0.9, 0.99].map(|part| at(&mut times, part) - clock);
+            let line = at(&mut lines, 0.5) - clock;
             println!(
-                "{what}, {how}: median {median:.0} ns, p90 {p90:.0} ns, p99 {p99:.0} ns (clock {clock:.0} ns)"
+                "{what}, {how}: median {median:.0} ns, p90 {p90:.0} ns, p99 {p99:.0} ns (clock {clock:.0} ns); \
+                 one line of memory {line:.0} ns, {:.2} times that",
+                median / line
             );
         }
 
@@ -223,6 +265,12 @@ fn repeat(table: &Table, users: u64, expected: bool) {
 
 fn is_there(table: &Table, local: &str, domain: &str, rules: &Rules) -> bool {
     matches!(find(table, black_box(local), Some(domain), rules), Ok(Answer::Found(_)))
+}
+
+/// Where to read; another place for each number.
+fn place_in(memory: &[u8], number: u64) -> usize {
+    let place = (u128::from(mix(number ^ 0xaaaa)) * memory.len() as u128) >> 64;
+    usize::try_from(place).expect("less than the length")
 }
 
 fn cool(cache: &mut [u64], n: usize) {

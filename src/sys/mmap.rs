@@ -130,7 +130,12 @@ impl Mapping {
         // that: `users::build` publishes a table by rename, and the documentation asks the same of who copies one
         // by hand. For an own file (`copy_into_file`) we uphold it alone: it has no name, so nobody can open it.
         // There is no safe way to map a file.
-        unsafe { MmapOptions::new().len(length).map(file) }
+        let map = unsafe { MmapOptions::new().len(length).map(file) }?;
+        // What is not in memory yet is then read a huge page at a time, where the file system can.
+        if length >= HUGE_FROM {
+            let _ = map.advise(Advice::HugePage);
+        }
+        Ok(map)
     }
 }
 
@@ -182,8 +187,6 @@ fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
 
 fn read_into_memory(mut file: &File, length: usize) -> io::Result<Mmap> {
     let mut map = MmapMut::map_anon(length).map_err(failed("no memory for a copy of it"))?;
-    // Fewer misses of the TLB later; it is as right without. But the kernel clears a huge page in one go of half a
-    // millisecond, in which others wait for the CPU, so a table that the TLB nearly covers is better off with small ones.
     if length >= HUGE_FROM {
         let _ = map.advise(Advice::HugePage);
     }
@@ -203,7 +206,10 @@ fn copy_into_file(file: &File, length: usize, directory: &Path) -> io::Result<Mm
     let copy = File::from(copy);
     // Only a file system that shares blocks can clone, and only within itself.
     if rustix::fs::ioctl_ficlone(&copy, file).is_err() {
-        copy_in_pieces(file, &copy).map_err(failed("cannot copy it into the state directory"))?;
+        // The kernel keeps what is written at once on one page if it can.
+        let piece_bytes = if length >= HUGE_FROM { HUGE_PAGE_BYTES } else { PIECE_BYTES };
+        copy_in_pieces(file, &copy, piece_bytes)
+            .map_err(failed("cannot copy it into the state directory"))?;
     }
     let copied = copy.metadata().map_err(failed("cannot look at the copy of it"))?;
     if copied.len() != length as u64 {
@@ -219,8 +225,8 @@ fn copy_into_file(file: &File, length: usize, directory: &Path) -> io::Result<Mm
     Ok(map)
 }
 
-fn copy_in_pieces(mut file: &File, mut copy: &File) -> io::Result<()> {
-    let mut piece = vec![0; PIECE_BYTES];
+fn copy_in_pieces(mut file: &File, mut copy: &File, piece_bytes: usize) -> io::Result<()> {
+    let mut piece = vec![0; piece_bytes];
     loop {
         pace::breathe();
         match file.read(&mut piece) {
@@ -240,11 +246,13 @@ fn failed(step: &str) -> impl FnOnce(io::Error) -> io::Error {
 /// What is read at once: a few ten microseconds on a thread that has time for its work ([`pace`]).
 const PIECE_BYTES: usize = 64 << 10;
 
-/// From this length on, a copy in memory asks for huge pages.
+/// From this length on, huge pages are asked for: fewer misses of the TLB later; it is as right without. But the kernel
+/// clears or fills a huge page in one go of half a millisecond, in which others wait for the CPU, so a table that the
+/// TLB nearly covers is better off with small ones.
 const HUGE_FROM: usize = 256 << 20;
 
-/// What is given back at once: one huge page, or 512 small ones.
-const UNMAP_BYTES: usize = 2 << 20;
+/// Octets of a huge page, where small ones have 4096.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 impl Drop for Mapping {
     /// Gives the memory back piece by piece: all at once takes long, and others want the CPU meanwhile.
@@ -252,9 +260,10 @@ impl Drop for Mapping {
         if self.source.is_some() {
             return;
         }
-        for begin in (0..self.map.len()).step_by(UNMAP_BYTES) {
+        // One huge page at once, or 512 small ones.
+        for begin in (0..self.map.len()).step_by(HUGE_PAGE_BYTES) {
             pace::breathe();
-            let piece = UNMAP_BYTES.min(self.map.len() - begin);
+            let piece = HUGE_PAGE_BYTES.min(self.map.len() - begin);
             // SAFETY: the pages are gone afterwards, or read as zeroes. Nobody can look any more: slices of the map
             // borrow the `Mapping`, which its owner is dropping.
             let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin, piece) };
@@ -272,7 +281,7 @@ impl Deref for Mapping {
 
 #[cfg(test)]
 mod tests {
-    use super::{Keep, Mapping, Place, Room};
+    use super::{HUGE_FROM, Keep, Mapping, Place, Room};
 
     /// The ways to keep a copy, the second beneath `directory`.
     fn ways(directory: &std::path::Path) -> [Keep; 3] {
@@ -361,5 +370,27 @@ mod tests {
         )
         .unwrap();
         assert!(Mapping::open(&fifo).is_err());
+    }
+
+    #[test]
+    fn a_large_file_asks_for_huge_pages_and_a_small_one_does_not() {
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            return; // This kernel was built without them.
+        }
+        let directory = tempfile::tempdir().unwrap();
+        for (name, length, expected) in [("small", HUGE_FROM - 1, false), ("large", HUGE_FROM, true)] {
+            let path = directory.path().join(name);
+            std::fs::File::create(&path).unwrap().set_len(length as u64).unwrap();
+            let mapping = Mapping::open(&path).unwrap();
+            assert_eq!(vm_flags(&path).contains(" hg"), expected, "{name}");
+            drop(mapping);
+        }
+    }
+
+    /// What the kernel says about the mapping of a file (proc_pid_smaps(5)).
+    fn vm_flags(path: &std::path::Path) -> String {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let of_file = smaps.lines().skip_while(|line| !line.ends_with(path.to_str().unwrap()));
+        of_file.into_iter().find(|line| line.starts_with("VmFlags:")).unwrap().to_owned()
     }
 }

@@ -89,7 +89,7 @@
 //! answers "try again later" for that record, it does not guess.
 #![forbid(unsafe_code)]
 
-use siphasher::sip::SipHasher13;
+use super::siphash::siphash_1_3;
 
 /// Sections begin and end on pages, so each can be populated, locked or advised by itself.
 pub(super) const PAGE: usize = 4096;
@@ -130,11 +130,9 @@ const LINE_BITS: u32 = 5;
 pub(super) const DOMAIN_STEP: usize = 16;
 
 /// The keyed hash that places a key.
+#[inline]
 pub(super) fn hash(seed: &[u8; 16], key: &[u8]) -> u64 {
-    // In two halves, as the way from sixteen octets is never inlined.
-    let (halves, _) = seed.as_chunks();
-    let [low, high] = [0, 1].map(|n| u64::from_le_bytes(halves[n]));
-    SipHasher13::new_with_keys(low, high).hash(key)
+    siphash_1_3(seed, key)
 }
 
 /// The eight bits that a record keeps of a hash; not the ones that choose the block.

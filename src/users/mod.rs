@@ -21,6 +21,7 @@ mod octets;
 pub mod path;
 pub mod record;
 mod show;
+mod siphash;
 pub mod source;
 pub mod table;
 mod template;
