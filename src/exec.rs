@@ -794,8 +794,11 @@ impl Waiters {
 
 /// Runs futures of one task side by side; their results in the same order.
 pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut joined: Vec<Joined<F>> =
-        futures.into_iter().map(|future| Joined::Running(Box::pin(future))).collect();
+    let mut joined = match boxed(futures) {
+        Boxed::None => return Vec::new(),
+        Boxed::One(only) => return vec![only.await],
+        Boxed::Several(several) => several,
+    };
     std::future::poll_fn(|context| {
         let mut waiting = false;
         for one in &mut joined {
@@ -814,6 +817,26 @@ pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F:
         Joined::Running(_) => unreachable!("all are over"),
     });
     over.collect()
+}
+
+/// Futures on the heap, where they take their places once and for all.
+enum Boxed<F: Future> {
+    None,
+    /// Most messages are for one recipient, and need no room for several.
+    One(Pin<Box<F>>),
+    Several(Vec<Joined<F>>),
+}
+
+// Not in `join_all` itself: what an asynchronous function has moved away still takes up room in it.
+fn boxed<F: Future>(futures: impl IntoIterator<Item = F>) -> Boxed<F> {
+    let mut futures = futures.into_iter().map(Box::pin);
+    let Some(first) = futures.next() else { return Boxed::None };
+    match futures.next() {
+        None => Boxed::One(first),
+        Some(second) => {
+            Boxed::Several([first, second].into_iter().chain(futures).map(Joined::Running).collect())
+        }
+    }
 }
 
 /// One of the futures of [`join_all`].

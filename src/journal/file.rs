@@ -147,7 +147,7 @@ pub async fn load_header(exec: &Exec, file: &Rc<Fd>) -> Result<Option<SegmentHea
 /// # Errors
 /// As pwritev2(2). The header may be the old one or the new one then.
 pub async fn write_header(exec: &Exec, file: &Rc<Fd>, header: &SegmentHeader) -> Result<(), FileFault> {
-    let parts = vec![Part { head: header.encode().to_vec(), body: Rc::default() }];
+    let parts = vec![Part { head: header.encode().to_vec().into(), body: Rc::default() }];
     write_durably(exec, file, parts, 0).await.map_err(|errno| FileFault { step: FileStep::Retire, errno })
 }
 

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::approach::{Approach, Approaching};
 use super::file::{self, FileFault};
-use super::format::{BLOCK_BYTES, RECORD_ALIGN, ZEROES, capacity};
+use super::format::{BLOCK_BYTES, ZEROES, capacity};
 use super::name::SegmentName;
 use super::record::RecordHead;
 use super::segment::{Boot, SegmentHeader};
@@ -372,13 +372,15 @@ impl Journal {
             taken.extend(state.line.pop_front());
         }
         let last = taken.len() - 1;
+        let nothing = Rc::default();
+        let zeroes = |count: usize| Part { head: ZEROES[..count].into(), body: Rc::clone(&nothing) };
         let mut parts = Vec::with_capacity(2 * taken.len() + 1);
         let mut seats = Vec::with_capacity(taken.len());
         for (nth, InLine { mut head, body, seat }) in taken.into_iter().enumerate() {
             head.seal(key, sequence, nth == last);
             sequence += 1;
             let padding = head.padding_bytes();
-            parts.push(Part { head: head.into_bytes(), body });
+            parts.push(Part { head: head.into_bytes().into(), body });
             if padding > 0 {
                 parts.push(zeroes(padding));
             }
@@ -633,14 +635,6 @@ struct Batch {
 /// The length of a batch whose records have so many bytes.
 fn batch_bytes(records: u64) -> u64 {
     records.next_multiple_of(BLOCK_BYTES as u64)
-}
-
-fn zeroes(count: usize) -> Part {
-    // A few bytes are cheaper copied than shared.
-    if count < RECORD_ALIGN {
-        return Part { head: vec![0; count], body: Rc::default() };
-    }
-    Part { head: Vec::new(), body: Rc::new(vec![Bytes::Static(&ZEROES[..count])]) }
 }
 
 const FOREVER: Patience<'static> = Patience { until: Time(u64::MAX), unless: None };

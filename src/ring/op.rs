@@ -1,5 +1,6 @@
 //! The operations: what to do, and the memory to do it with.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::fmt;
@@ -225,7 +226,7 @@ pub enum How {
 #[derive(Clone, Debug, Default)]
 pub struct Part {
     /// Bytes of this write alone.
-    pub head: Vec<u8>,
+    pub head: Cow<'static, [u8]>,
     /// Bytes behind them that other writes may share.
     pub body: Rc<Vec<Bytes>>,
 }

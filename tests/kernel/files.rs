@@ -22,8 +22,8 @@ fn durable_writes_overwrite_in_place_in_order_and_go_on_after_the_most_vectors_o
         let file = opened(&exec, existing(&at, "segment", How::ReadWrite)).await;
         // One vector for the head, and as many for the body as the kernel takes at once.
         let body = Rc::new(vec![Bytes::Static(b"ab"); limits::WRITE_VECTORS_MAX]);
-        let last = Part { head: b" last".to_vec(), ..Part::default() };
-        let mut parts = vec![Part { head: b"first ".to_vec(), body }, last];
+        let last = Part { head: b" last".into(), ..Part::default() };
+        let mut parts = vec![Part { head: b"first ".into(), body }, last];
         let whole = [b"first ".as_slice(), &b"ab".repeat(limits::WRITE_VECTORS_MAX), b" last"].concat();
         assert_eq!(parts.iter().map(Part::len).sum::<usize>(), whole.len());
         let (mut skip, mut writes) = (0, 0);

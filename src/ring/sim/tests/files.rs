@@ -68,7 +68,7 @@ pub(super) fn durable(file: &Rc<Fd>, parts: &[Part], skip: usize, offset: u64) -
 
 pub(super) fn part(head: &[u8], body: &[&'static [u8]]) -> Part {
     let body = body.iter().map(|bytes| Bytes::Static(bytes)).collect();
-    Part { head: head.to_vec(), body: Rc::new(body) }
+    Part { head: head.to_vec().into(), body: Rc::new(body) }
 }
 
 /// What stands in the segment after power cuts with many seeds.
