@@ -793,15 +793,45 @@ impl Waiters {
 }
 
 /// Runs futures of one task side by side; their results in the same order.
-pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut joined = match boxed(futures) {
-        Boxed::None => return Vec::new(),
-        Boxed::One(only) => return vec![only.await],
-        Boxed::Several(several) => several,
-    };
-    std::future::poll_fn(|context| {
+pub fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> JoinAll<F> {
+    let mut futures = futures.into_iter().map(Box::pin);
+    JoinAll(match (futures.next(), futures.next()) {
+        (None, _) => Futures::Several(Vec::new()),
+        (Some(only), None) => Futures::One(only),
+        (Some(first), Some(second)) => {
+            Futures::Several([first, second].into_iter().chain(futures).map(Joined::Running).collect())
+        }
+    })
+}
+
+/// What [`join_all`] makes. An asynchronous function in its place would have room for all that it once had, and every
+/// session would have that room.
+pub struct JoinAll<F: Future>(Futures<F>);
+
+enum Futures<F: Future> {
+    /// Most messages are for one recipient, and need no list.
+    One(Pin<Box<F>>),
+    Several(Vec<Joined<F>>),
+}
+
+enum Joined<F: Future> {
+    Running(Pin<Box<F>>),
+    Over(F::Output),
+}
+
+// The futures are pinned where they are, on the heap, and results are never pinned.
+impl<F: Future> Unpin for JoinAll<F> {}
+
+impl<F: Future> Future for JoinAll<F> {
+    type Output = Vec<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let joined = match &mut self.get_mut().0 {
+            Futures::One(only) => return only.as_mut().poll(context).map(|value| vec![value]),
+            Futures::Several(joined) => joined,
+        };
         let mut waiting = false;
-        for one in &mut joined {
+        for one in &mut *joined {
             if let Joined::Running(future) = one {
                 match future.as_mut().poll(context) {
                     Poll::Ready(value) => *one = Joined::Over(value),
@@ -809,40 +839,15 @@ pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F:
                 }
             }
         }
-        if waiting { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
-    let over = joined.into_iter().map(|one| match one {
-        Joined::Over(value) => value,
-        Joined::Running(_) => unreachable!("all are over"),
-    });
-    over.collect()
-}
-
-/// Futures on the heap, where they take their places once and for all.
-enum Boxed<F: Future> {
-    None,
-    /// Most messages are for one recipient, and need no room for several.
-    One(Pin<Box<F>>),
-    Several(Vec<Joined<F>>),
-}
-
-// Not in `join_all` itself: what an asynchronous function has moved away still takes up room in it.
-fn boxed<F: Future>(futures: impl IntoIterator<Item = F>) -> Boxed<F> {
-    let mut futures = futures.into_iter().map(Box::pin);
-    let Some(first) = futures.next() else { return Boxed::None };
-    match futures.next() {
-        None => Boxed::One(first),
-        Some(second) => {
-            Boxed::Several([first, second].into_iter().chain(futures).map(Joined::Running).collect())
+        if waiting {
+            return Poll::Pending;
         }
+        let over = std::mem::take(joined).into_iter().map(|one| match one {
+            Joined::Over(value) => value,
+            Joined::Running(_) => unreachable!("all are over"),
+        });
+        Poll::Ready(over.collect())
     }
-}
-
-/// One of the futures of [`join_all`].
-enum Joined<F: Future> {
-    Running(Pin<Box<F>>),
-    Over(F::Output),
 }
 
 /// Runs two futures of one task side by side, `first` polled before `second`.
@@ -864,4 +869,35 @@ pub async fn join_two<A: Future, B: Future>(first: A, second: B) -> (A::Output, 
     })
     .await;
     (a.expect("ready"), b.expect("ready"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pending so many times, and then the number itself.
+    async fn after(polls: usize) -> usize {
+        let mut left = polls;
+        std::future::poll_fn(|_| match left {
+            0 => Poll::Ready(()),
+            _ => {
+                left -= 1;
+                Poll::Pending
+            }
+        })
+        .await;
+        polls
+    }
+
+    #[test]
+    fn joined_futures_are_over_with_the_slowest_and_their_results_keep_the_order() {
+        for polls in [&[][..], &[0], &[2], &[3, 0], &[1, 4, 0, 2]] {
+            let mut joined = join_all(polls.iter().map(|&polls| after(polls)));
+            let mut context = Context::from_waker(Waker::noop());
+            for _ in 0..polls.iter().copied().max().unwrap_or(0) {
+                assert!(Pin::new(&mut joined).poll(&mut context).is_pending(), "{polls:?}");
+            }
+            assert_eq!(Pin::new(&mut joined).poll(&mut context), Poll::Ready(polls.to_vec()));
+        }
+    }
 }

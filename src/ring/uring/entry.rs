@@ -24,10 +24,10 @@ pub(super) struct Slot {
     pub(super) is_cancelled: bool,
     /// Holds addresses into `op`; rebuilt for every write.
     vectors: Vec<libc::iovec>,
-    /// Of an open: the kernel reads this when it gets to the entry.
-    how: Option<Box<OpenHow>>,
+    /// Kernel memory of an open: it reads this when it gets to the entry.
+    how: Box<OpenHow>,
     /// `/proc/self/fd/N`, where a link goes that way.
-    proc_path: Option<CString>,
+    proc_path: CString,
 }
 
 impl Slot {
@@ -38,8 +38,8 @@ impl Slot {
             op,
             is_cancelled: false,
             vectors: Vec::new(),
-            how: None,
-            proc_path: None,
+            how: Box::new(OpenHow::new()),
+            proc_path: CString::default(),
         }
     }
 
@@ -78,9 +78,9 @@ impl Slot {
                 opcode::Read::new(types::Fd(event.raw()), count.as_mut_ptr(), 8).build()
             }
             Op::Open { at, path, how, identity } => {
-                let how: &OpenHow = self.how.insert(Box::new(open_how(*how)));
+                *self.how = open_how(*how);
                 let at = at.as_ref().map_or(libc::AT_FDCWD, |fd| fd.raw());
-                opcode::OpenAt2::new(types::Fd(at), path.as_ptr(), &raw const *how)
+                opcode::OpenAt2::new(types::Fd(at), path.as_ptr(), &raw const *self.how)
                     .build()
                     .personality(identity.personality(own))
             }
@@ -120,9 +120,9 @@ impl Slot {
                 let (from, path, flags) = match link_by {
                     LinkBy::Descriptor => (file.raw(), c"".as_ptr(), libc::AT_EMPTY_PATH),
                     LinkBy::ProcPath => {
-                        let path = format!("/proc/self/fd/{}", file.raw());
-                        let path = self.proc_path.insert(CString::new(path).expect("no NUL in a number"));
-                        (libc::AT_FDCWD, path.as_ptr(), libc::AT_SYMLINK_FOLLOW)
+                        self.proc_path = CString::new(format!("/proc/self/fd/{}", file.raw()))
+                            .expect("no NUL in a number");
+                        (libc::AT_FDCWD, self.proc_path.as_ptr(), libc::AT_SYMLINK_FOLLOW)
                     }
                 };
                 opcode::LinkAt::new(types::Fd(from), path, types::Fd(into.raw()), name.as_ptr())
