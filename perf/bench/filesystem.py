@@ -12,10 +12,10 @@ from pathlib import Path
 
 from .machine import Device, Failure, run
 
-# No background initialisation while it is being measured; enough inodes for small files.
+# No background initialisation while it is being measured; enough inodes for small files; the image keeps its memory.
 MAKE = {
-    "ext4": ["mkfs.ext4", "-q", "-F", "-i", "8192", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
-    "xfs": ["mkfs.xfs", "-q", "-f"],
+    "ext4": ["mkfs.ext4", "-q", "-F", "-i", "8192", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"],
+    "xfs": ["mkfs.xfs", "-q", "-f", "-K"],
 }
 
 
@@ -31,11 +31,6 @@ class FileSystem:
         """Nothing is left to be written that was made before."""
         run("sync", "-f", self.path)
 
-    def reuse_room(self):
-        """Gives the memory of removed files back."""
-        self.settle()
-        if self.device:
-            run("fstrim", self.path)
 
 
 @contextlib.contextmanager
@@ -47,7 +42,9 @@ def in_memory(directory: Path, kind: str, size: str):
     run("mount", "-t", "tmpfs", "-o", f"size={size}", "posthaste-compare", memory)
     try:
         image = memory / "image"
-        run("truncate", "-s", size, image)
+        # Memory that nobody has touched is slow the first time, in a virtual machine most of all: whoever comes first would
+        # pay for all who come after him.
+        run("dd", "if=/dev/zero", f"of={image}", "bs=1M", "iflag=count_bytes", f"count={size}")
         run(*MAKE[kind], image)
         run("mount", "-o", "loop", image, mail)
         try:

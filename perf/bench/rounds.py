@@ -100,7 +100,7 @@ class Contender:
             self.verify(delivery, cell, before)
         finally:
             self.contestant.empty()
-            self.files.reuse_room()
+            self.files.settle()
         return result
 
     def measure_server(self, cell: Cell, messages: int):
