@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from . import machine
 from .machine import Device, Failure, run
 
 # No background initialisation while it is being measured; enough inodes for small files; the image keeps its memory.
@@ -34,8 +35,10 @@ class FileSystem:
 
 
 @contextlib.contextmanager
-def in_memory(directory: Path, kind: str, size: str):
-    """A fresh file system on a loop device over a file in RAM."""
+def in_memory(directory: Path, kind: str, size: int):
+    """A fresh file system on a loop device over a file in RAM, which has all of its memory before anything is measured."""
+    if (free := machine.available_bytes()) < size:
+        raise Failure(f"a file system of {size >> 20} MiB in RAM needs as much free memory, and there are {free >> 20} MiB; give a smaller --size")
     memory, mail = directory / "ram", directory / "fs"
     for path in (memory, mail):
         path.mkdir(exist_ok=True)

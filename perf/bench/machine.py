@@ -163,6 +163,11 @@ def field_kib(path: str, name: str) -> int:
     return 0
 
 
+def available_bytes() -> int:
+    """Memory that can be had without swapping."""
+    return field_kib("/proc/meminfo", "MemAvailable") * 1024
+
+
 def busy_seconds() -> float:
     """Time of all CPUs in programs, kernel and interrupts."""
     user, nice, system, _idle, _iowait, hard, soft = map(int, Path("/proc/stat").read_text().split()[1:8])

@@ -13,7 +13,7 @@ from .clients import SmtpSource
 from .machine import Failure, REPOSITORY
 from .rounds import Contender
 from .servers import Setting
-from .workload import Cell
+from .workload import Cell, parse_bytes
 
 
 def arguments(documentation: str, sessions: int) -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def arguments(documentation: str, sessions: int) -> argparse.ArgumentParser:
     add("--mailboxes", type=int, default=1000, help="mailboxes, all of them existing (default: 1000)")
     add("--workers", type=int, help="workers of Posthaste (default: one per CPU)")
     add("--file-system", default="ext4", choices=["ext4", "xfs"], help="made with the defaults of its mkfs (default: ext4)")
-    add("--size", default="4G", help="of the file system, in RAM (default: 4G)")
+    add("--size", default="4GiB", help="of the file system, in RAM (default: 4GiB)")
     add("--posthaste", type=Path, default=REPOSITORY / "target/release/posthaste", help="the program (default: %(default)s)")
     add("--json", action="store_true", help="print a JSON report at the end; the rounds go to standard error")
     add("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -53,7 +53,7 @@ def main(script: str, options, compare):
     # An interrupt has to pass the `finally` of every server.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted"))
     try:
-        with filesystem.scratch() as scratch, filesystem.in_memory(scratch, options.file_system, options.size) as files:
+        with filesystem.scratch() as scratch, filesystem.in_memory(scratch, options.file_system, parse_bytes(options.size)) as files:
             report = compare(scratch, files, options)
     except Failure as failure:
         sys.exit(f"{name}: {failure}")

@@ -23,7 +23,7 @@ from .machine import Failure, run
 from .raw import RawLimit
 from .rounds import Contender, median
 from .servers import Dovecot, Posthaste, PosthasteShared, Setting
-from .workload import Cell
+from .workload import Cell, parse_bytes
 
 IDLE_CONNECTIONS = 10000
 IDLE_SECONDS = 5
@@ -108,7 +108,7 @@ class Bench:
             if self.kind == "plain":
                 manager = filesystem.plain(options.plain_directory)
             else:
-                manager = filesystem.in_memory(scratch, self.kind, options.size.replace("iB", ""))
+                manager = filesystem.in_memory(scratch, self.kind, parse_bytes(options.size))
             with manager as files:
                 yield Setting(scratch, files, options.mailboxes, max(20000, options.mailboxes), connections, options.posthaste, options.workers)
 
