@@ -57,8 +57,8 @@ fn main() {
     if !given("--reuse") {
         build(&path, users);
     }
-    let kept = std::env::args().skip_while(|argument| argument != "--keep").nth(1);
-    let keep = kept.map(|place| Keep { place: place_named(&place, &directory), lock: false });
+    let place = || std::env::args().skip_while(|argument| argument != "--keep").nth(1).unwrap_or_default();
+    let keep = given("--keep").then(|| Keep { place: place_named(&place(), &directory), lock: false });
     let begun = Instant::now();
     let table = match &keep {
         Some(keep) => Table::load(&path, keep),

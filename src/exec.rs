@@ -804,8 +804,9 @@ pub fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> JoinAll<F> {
     })
 }
 
-/// What [`join_all`] makes. An asynchronous function in its place would have room for all that it once had, and every
-/// session would have that room.
+/// What [`join_all`] makes. An asynchronous function in its place would keep room for all that it has moved away, to be
+/// copied wherever it goes.
+#[must_use = "nothing is done until it is awaited"]
 pub struct JoinAll<F: Future>(Futures<F>);
 
 enum Futures<F: Future> {
