@@ -33,7 +33,6 @@ class FileSystem:
         run("sync", "-f", self.path)
 
 
-
 @contextlib.contextmanager
 def in_memory(directory: Path, kind: str, size: int):
     """A fresh file system on a loop device over a file in RAM, which has all of its memory before anything is measured."""
